@@ -1,0 +1,122 @@
+"""Rows, group means, and the files of a report."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from vlood.errors import UsageError, VloodError
+from vlood.evaluation import report_files
+from vlood.evaluation.metrics import EvalMetrics
+from vlood.evaluation.results import (
+    COLUMNS,
+    ResultRow,
+    group_means,
+    read_results,
+    results_csv,
+    write_results,
+)
+
+
+def a_row(ood="svhn", group="far", detector="mcm", auroc=0.9, n_ood=10, accuracy=0.8):
+    metrics = EvalMetrics(100, n_ood, auroc, 0.91, 0.7, 0.2, 0.3, accuracy, auroc - 0.1, 0.99)
+    return ResultRow(detector, "mcm", "cifar10", ood, group, metrics)
+
+
+def test_columns_are_the_documented_ones_in_order():
+    documented = (
+        "detector, method, id, ood, group, n_id, n_ood, auroc, aupr_in, aupr_out, fpr95_id_pos, "
+        "fpr95_ood_pos, id_accuracy, auroc_ci_low, auroc_ci_high"
+    )
+    assert ", ".join(COLUMNS) == documented
+    assert tuple(a_row().record()) == COLUMNS
+
+
+def test_group_means_weigh_datasets_alike_and_keep_detectors_apart():
+    rows = [
+        a_row("mnist", "far", auroc=0.9, n_ood=1000),
+        a_row("cifar100", "near", auroc=0.6),
+        a_row("svhn", "far", auroc=0.5, n_ood=10),
+        a_row("mnist", "far", detector="other", auroc=0.1, accuracy=None),
+        a_row("svhn", "far", detector="other", auroc=0.3),
+        a_row("mine", "-", detector="other", auroc=0.2),
+    ]
+    means = group_means(rows)
+    assert [(mean.detector, mean.ood) for mean in means] == [
+        ("mcm", "near mean"),
+        ("mcm", "far mean"),
+        ("other", "far mean"),
+        ("other", "mean"),
+    ]
+    assert means[1].metrics.auroc == pytest.approx(0.7)
+    assert means[1].metrics.n_ood == 1010
+    assert means[1].metrics.auroc_ci_low is None
+    assert means[0].metrics.id_accuracy == 0.8
+    assert means[2].metrics.id_accuracy is None
+
+
+def test_unknown_group_is_refused():
+    with pytest.raises(UsageError, match="nearby"):
+        a_row(group="nearby")
+
+
+def test_files_hold_the_rows_and_read_back(tmp_path):
+    rows = [a_row(), a_row('näme, "quoted"', "near", accuracy=None), a_row("bad\udcff", "near")]
+    folder = tmp_path / "deep" / "report"
+    written = write_results(folder, rows)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in written)
+    assert read_results(folder / "results.json") == rows
+    records = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert [record["ood"] for record in records] == [row.ood for row in rows]
+    assert records[1]["id_accuracy"] is None
+    with open(folder / "results.csv", encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert tuple(table[0]) == COLUMNS
+    assert float(table[0]["auroc"]) == rows[0].metrics.auroc
+    assert table[1]["ood"] == rows[1].ood
+    assert table[1]["id_accuracy"] == ""
+    means = read_results(folder / "group_means.json")
+    assert means == group_means(rows)
+
+
+def test_csv_of_no_rows_is_its_header():
+    assert results_csv([]) == ",".join(COLUMNS) + "\n"
+
+
+def test_results_written_by_a_newer_version_are_read_and_others_refused(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([{**a_row().record(), "oscr": 0.4}]))
+    assert read_results(path) == [a_row()]
+    for text, told in (
+        ("{", "not a list"),
+        ('{"auroc": 1}', "not a list"),
+        ("[3]", "not a list"),
+        ('[{"detector": "mcm"}]', "lack the column 'method'"),
+    ):
+        path.write_text(text)
+        with pytest.raises(VloodError, match=told):
+            read_results(path)
+    with pytest.raises(VloodError, match="Cannot read"):
+        read_results(tmp_path / "absent.json")
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    report_files.write_file(path, b"old")
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report_files.os, "fsync", full)
+    with pytest.raises(VloodError, match=r"results\.json: No space left on device"):
+        report_files.write_file(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_where_the_folder_should_be_is_one_sentence(tmp_path):
+    (tmp_path / "report").write_text("a file")
+    with pytest.raises(VloodError, match="Cannot write"):
+        write_results(tmp_path / "report", [a_row()])

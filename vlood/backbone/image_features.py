@@ -1,0 +1,43 @@
+"""What one pass of the image tower gives. NumPy only, so that scores need no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """Embeddings of N images.
+
+    Attributes:
+        raw: global embeddings, float32 [N, D], as the tower gives them (not normalised).
+        local: patch embeddings, float32 [N, R, D] in row-major order of ``local_grid``, not
+            normalised, or None when they were not asked for.
+        local_grid: rows and columns of the R regions, or None.
+    """
+
+    raw: NDArray[np.float32]
+    local: NDArray[np.float32] | None = None
+    local_grid: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    @property
+    def unit(self) -> NDArray[np.float32]:
+        """Global embeddings of length one, float32 [N, D]."""
+        return unit(self.raw)
+
+    @property
+    def unit_local(self) -> NDArray[np.float32] | None:
+        """Patch embeddings of length one, float32 [N, R, D], or None."""
+        return None if self.local is None else unit(self.local)
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the vectors along the last axis scaled to length one; zero vectors stay zero."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, np.float32(1e-12)), dtype=np.float32)

@@ -1,0 +1,291 @@
+"""``vlood eval``: how well detectors tell ID from OOD sets."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vlood.cli import options as opt
+from vlood.cli.guard import SOME_UNREADABLE, guarded
+from vlood.cli.talk import note, progress, start_logging, warn
+from vlood.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from vlood.backbone.backbone import Backbone
+    from vlood.cli.prepare import ModelOptions, ReadOptions, Source
+    from vlood.engines.evaluating import SetScores
+    from vlood.engines.scoring import ScoredBatch
+    from vlood.evaluation.metrics import FprMode
+    from vlood.evaluation.results import ResultRow
+    from vlood.features.cache import FeatureCache
+    from vlood.methods.contract import Detector
+
+_PANEL = "Classes and method"
+
+
+@guarded
+def evaluate(
+    id_inputs: Annotated[
+        list[str],
+        typer.Option("--id", metavar="IN", help="Known images or embeddings; repeat to join."),
+    ],
+    ood_inputs: Annotated[
+        list[str],
+        typer.Option(
+            "--ood",
+            metavar="[GROUP:][NAME=]IN",
+            help="An OOD set; repeat for more. GROUP is near, far or shift; a NAME given twice "
+            "joins.",
+        ),
+    ],
+    classes: opt.Classes = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Scores to compare; repeat, or separate by commas. Default: mcm.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    model: opt.Model = opt.DEFAULT_MODEL,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Folder for results.json, results.csv and pictures.",
+            rich_help_panel="Output",
+            show_default=False,
+        ),
+    ] = None,
+    format: opt.FormatOption = None,
+    id_labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labels of --id embeddings (.npy or .txt, one a row), for ID accuracy.",
+            rich_help_panel="Input",
+            show_default=False,
+        ),
+    ] = None,
+    fpr_mode: Annotated[
+        str,
+        typer.Option(
+            help="canonical, interp or nearest: how FPR at 95 % TPR is read off the curve.",
+            rich_help_panel="Statistics",
+        ),
+    ] = "canonical",
+    resamples: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Bootstrap resamples of the AUROC interval; 0: none.",
+            rich_help_panel="Statistics",
+        ),
+    ] = 1000,
+    template: opt.Template = None,
+    class_embeddings: opt.ClassEmbeddings = None,
+    logit_scale: opt.LogitScale = None,
+    setting: opt.Setting = None,
+    root: opt.Root = None,
+    fast_decode: opt.FastDecode = False,
+    background: opt.Background = "255,255,255",
+    device: opt.DeviceOption = opt.Device.auto,
+    precision: opt.PrecisionOption = opt.Precision.auto,
+    batch_size: opt.BatchSize = 32,
+    workers: opt.Workers = None,
+    seed: opt.Seed = 0,
+    cache: opt.CacheFolder = None,
+    no_cache: opt.NoCache = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Measure detectors: AUROC, AUPR, FPR95 in both conventions, ID accuracy, intervals.
+
+    Examples:
+
+      vlood eval --classes cifar10 --id test/ --ood near:tin=tin/ --ood far:dtd=dtd/ -o report/
+
+      vlood eval --method mcm,energy --classes world --model bundled --id id/ --ood noise/
+
+      vlood eval --class-embeddings names.npy --id a.npy --id-labels labels.npy --ood b=b.npy
+    """
+    start_logging(quiet)
+    from vlood.cli.prepare import (
+        ClassOptions,
+        ModelOptions,
+        ReadOptions,
+        check_width,
+        detectors_of,
+        load_model,
+        open_cache,
+        sources_of,
+        split_names,
+    )
+    from vlood.engines.evaluating import collect_scores, result_rows, write_report
+    from vlood.prompts.classes import ClassName, label_lookup, read_classes
+
+    methods = list(dict.fromkeys(split_names(method or ["mcm"])))
+    if fpr_mode not in ("canonical", "interp", "nearest"):
+        raise UsageError(f"--fpr-mode {fpr_mode}: expected canonical, interp or nearest")
+    mode: FprMode = fpr_mode  # type: ignore[assignment]
+    if format is opt.Format.parquet:
+        raise UsageError("--format parquet: a result has few rows; use jsonl, csv or table")
+    if output is not None and output.exists() and not output.is_dir():
+        raise UsageError(f"-o {output}: is a file; name a folder for the report")
+    run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
+    read = ReadOptions(root, False, fast_decode, background)
+    known = sources_of(id_inputs)
+    sets = {named: sources_of(paths) for named, paths in _ood_sets(ood_inputs).items()}
+    sources = [known, *sets.values()]
+    if any("-" in source.inputs for source in sources):
+        raise UsageError("eval does not read stdin; name files, folders, lists or embeddings")
+    if id_labels is not None:
+        known = _with_labels(known, id_labels)
+
+    store = open_cache(run)
+    needs_model = not class_embeddings or any(one.embeddings is None for one in sources)
+    backbone = load_model(run) if needs_model else None
+    wanted = ClassOptions(classes, template, class_embeddings, logit_scale, methods, setting)
+    detectors = detectors_of(wanted, backbone, store)
+    for source in sources:
+        if source.embeddings is not None:
+            width = detectors[0].tensors["class_features"].shape[1]
+            check_width(source.embeddings, source.inputs, width)
+    named_classes = (
+        read_classes(classes)
+        if classes is not None
+        else tuple(ClassName.of(name) for name in detectors[0].class_names)
+    )
+    index = label_lookup(named_classes)
+
+    def scored(source: Source, label: str) -> SetScores:
+        total = source.count(read) if sys.stderr.isatty() and not quiet else None
+        with progress(label, total, quiet=quiet) as bar:
+            batches = _scored(source, detectors, backbone, run, read, store, bar.advance)
+            return collect_scores(batches, len(detectors), index)
+
+    id_name = _set_name(id_inputs[0])
+    id_set = scored(known, f"ID {id_name}")
+    unmatched = id_set.labelled - int((id_set.true >= 0).sum())
+    if unmatched:
+        warn(
+            f"--id: the labels of {unmatched} of {len(id_set)} images are none of the classes; "
+            "accuracy is over the others",
+            quiet=quiet,
+        )
+    ood_scores = {named: scored(source, f"OOD {named[1]}") for named, source in sets.items()}
+    rows = result_rows(
+        detectors, id_name, id_set, ood_scores, fpr_mode=mode, resamples=resamples, seed=seed
+    )
+    if output is not None:
+        write_report(output, rows, detectors, id_set, ood_scores)
+        note(f"report in {output}", quiet=quiet)
+    _print_rows(rows, format)
+    _report_unreadable([id_set, *ood_scores.values()], quiet)
+
+
+def _ood_sets(values: list[str]) -> dict[tuple[str, str], list[str]]:
+    """Read ``[GROUP:][NAME=]IN`` values into inputs by (group, name)."""
+    from vlood.evaluation.results import GROUPS
+
+    sets: dict[tuple[str, str], list[str]] = {}
+    for value in values:
+        text, group = value, "-"
+        head, colon, rest = value.partition(":")
+        if colon and head in GROUPS and not Path(value).exists():
+            group, text = head, rest
+        name, equals, path = text.partition("=")
+        if not equals or Path(text).exists():
+            name, path = _set_name(text), text
+        if not name or not path:
+            raise UsageError(f"--ood {value}: expected [GROUP:][NAME=]IN, e.g. near:tin=tin/")
+        sets.setdefault((group, name), []).append(path)
+    return sets
+
+
+def _set_name(path: str) -> str:
+    """Name a set after its file or folder."""
+    place = Path(path.rstrip("/") or path)
+    name = place.stem if place.suffix and not place.is_dir() else place.name
+    parent = place.resolve().parent.name
+    plain = ("features", "test", "train", "val", "images", "embeddings")
+    return f"{parent}/{name}" if name in plain and parent else name or str(path)
+
+
+def _with_labels(source: Source, path: Path) -> Source:
+    """Give the rows of one embedding file the labels of another file."""
+    from dataclasses import replace
+
+    from vlood.features.embeddings import read_labels
+
+    if source.embeddings is None or len(source.embeddings) != 1:
+        raise UsageError(
+            "--id-labels: goes with one --id file of embeddings; images take their labels from "
+            "folders or lists"
+        )
+    labels = read_labels(path)
+    stored = source.embeddings[0]
+    if len(labels) != len(stored.ids):
+        raise UsageError(
+            f"--id-labels {path}: {len(labels)} labels for the {len(stored.ids)} rows of "
+            f"{source.inputs[0]}; give one a row, in the same order"
+        )
+    return replace(source, embeddings=[replace(stored, labels=labels)])
+
+
+def _scored(
+    source: Source,
+    detectors: list[Detector],
+    backbone: Backbone | None,
+    run: ModelOptions,
+    read: ReadOptions,
+    store: FeatureCache | None,
+    advance: Callable[[int], None],
+) -> Iterator[ScoredBatch]:
+    from vlood.cli.prepare import stream_settings
+    from vlood.engines.scoring import score_embeddings, score_images
+
+    if source.embeddings is not None:
+        for one in source.embeddings:
+            yield from score_embeddings(one, detectors)
+        return
+    assert backbone is not None
+    items = source.items(read)
+    for batch in score_images(items, backbone, detectors, stream_settings(run, read), cache=store):
+        advance(len(batch.ids))
+        yield batch
+
+
+def _print_rows(rows: list[ResultRow], format: opt.Format | None) -> None:
+    import json
+
+    from vlood.evaluation.results import results_csv
+
+    chosen = format or (opt.Format.table if sys.stdout.isatty() else opt.Format.jsonl)
+    if chosen is opt.Format.csv:
+        sys.stdout.write(results_csv(rows))
+    elif chosen is opt.Format.jsonl:
+        for row in rows:
+            sys.stdout.write(json.dumps(row.record(), ensure_ascii=True) + "\n")
+    else:
+        from rich.console import Console
+
+        from vlood.evaluation.table import results_table
+
+        Console(highlight=False).print(results_table(rows))
+
+
+def _report_unreadable(sets: list[SetScores], quiet: bool) -> None:
+    from vlood.engines.records import printable
+
+    unreadable = {path: reason for one in sets for path, reason in one.unreadable.items()}
+    if not unreadable:
+        return
+    for path, reason in list(unreadable.items())[:20]:
+        warn(f"{printable(path)}: {reason}", quiet=quiet)
+    warn(f"{len(unreadable)} inputs could not be read and were left out", quiet=quiet)
+    raise typer.Exit(SOME_UNREADABLE)

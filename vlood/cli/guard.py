@@ -1,0 +1,68 @@
+"""One place that turns what can go wrong into a sentence and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+import typer
+
+from vlood.cli.talk import warn
+from vlood.errors import VloodError
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+FAILED = 1
+SOME_UNREADABLE = 3
+OOD_FOUND = 4
+INTERRUPTED = 130
+
+
+def guarded(command: Command) -> Command:
+    """Run a command so that no mistake of the user's ends in a traceback.
+
+    ``VLOOD_DEBUG=1`` lets every error through.
+    """
+
+    @functools.wraps(command)
+    def run(*arguments: object, **options: object) -> None:
+        if os.environ.get("VLOOD_DEBUG") == "1":
+            command(*arguments, **options)
+            return
+        try:
+            command(*arguments, **options)
+            sys.stdout.flush()
+        except VloodError as error:
+            warn(f"error: {error}")
+            raise typer.Exit(error.exit_code) from None
+        except BrokenPipeError:
+            # The reader of our output has all it wanted: that is no failure.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except KeyboardInterrupt:
+            warn("stopped")
+            leave(INTERRUPTED)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            warn("error: the output cannot be written: the disk is full; free some space")
+            leave(FAILED)
+        except MemoryError:
+            warn("error: out of memory; use a smaller --batch-size")
+            leave(FAILED)
+
+    return run  # type: ignore[return-value]
+
+
+def leave(code: int) -> NoReturn:
+    """Exit at once: decoding threads may sit in a long read, and nothing is left to save."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            continue
+    os._exit(code)

@@ -1,0 +1,121 @@
+"""``vlood methods`` and ``vlood models``: what there is to choose from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vlood.cli.guard import guarded
+from vlood.cli.talk import start_logging
+
+if TYPE_CHECKING:
+    from vlood.methods.contract import Method
+
+
+@guarded
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(help="Show one method with its settings.", show_default=False)
+    ] = None,
+    json_lines: Annotated[bool, typer.Option("--json", help="JSON Lines, as when piped.")] = False,
+) -> None:
+    """List the detectors: what they need, what their temperature is, and where they are from.
+
+    Examples:
+
+      vlood methods
+
+      vlood methods gl-mcm
+    """
+    start_logging(quiet=False)
+    from vlood.methods import registry
+
+    chosen = [registry.get(name)] if name else list(registry.all_methods())
+    if json_lines or not sys.stdout.isatty():
+        for method in chosen:
+            sys.stdout.write(json.dumps(_as_dict(method)) + "\n")
+    elif name:
+        _print_one(chosen[0])
+    else:
+        _print_table(chosen)
+
+
+@guarded
+def models(
+    pattern: Annotated[
+        str | None,
+        typer.Argument(help="Show only names that hold this text.", show_default=False),
+    ] = None,
+) -> None:
+    """List the models open_clip knows by ARCH:TAG, and the one inside the package.
+
+    Examples:
+
+      vlood models
+
+      vlood models ViT-B-16
+    """
+    import open_clip
+
+    names = ["bundled", *(f"{arch}:{tag}" for arch, tag in open_clip.list_pretrained())]
+    wanted = (pattern or "").lower()
+    shown = [name for name in names if wanted in name.lower()]
+    for name in shown:
+        sys.stdout.write(f"{name}\n")
+    if sys.stdout.isatty():
+        sys.stdout.flush()
+        typer.echo(
+            "Use one with --model. All but bundled are fetched on first use; a file or folder of "
+            "your own: ARCH:FILE, local-dir:FOLDER.",
+            err=True,
+        )
+
+
+def _as_dict(method: Method) -> dict[str, object]:
+    record = dataclasses.asdict(method.record)
+    record["settings"] = [
+        {"name": each.name, "default": each.default, **dict(each.metadata)}
+        for each in dataclasses.fields(method.settings)
+    ]
+    return record
+
+
+def _print_table(chosen: list[Method]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("method", "needs", "trains", "score", "paper"):
+        table.add_column(column, overflow="fold")
+    for method in chosen:
+        record = method.record
+        table.add_row(
+            record.name,
+            ", ".join(record.needs),
+            "yes" if record.trains else "no",
+            record.score_note,
+            f"{record.venue} {record.year}",
+        )
+    Console(highlight=False).print(table)
+
+
+def _print_one(method: Method) -> None:
+    from rich.console import Console
+
+    record = method.record
+    console = Console(highlight=False)
+    console.print(f"[bold]{record.title}[/bold]: {record.summary}")
+    console.print(f"score: {record.score_note}", markup=False)
+    console.print(f"needs: {', '.join(record.needs)}; trains: {'yes' if record.trains else 'no'}")
+    console.print(f"paper: {record.paper}, {record.venue} {record.year}, {record.url}")
+    console.print(f"licence of the reference code: {record.licence}")
+    for each in dataclasses.fields(method.settings):
+        console.print(
+            f"--set {each.name}={each.default}  {each.metadata.get('help', '')} "
+            f"({each.metadata.get('unit', '-')}; {each.metadata.get('source', '-')})",
+            markup=False,
+        )

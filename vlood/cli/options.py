@@ -1,0 +1,186 @@
+"""Options that several commands share, each defined once."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_MODEL = "ViT-B-16-quickgelu:openai"
+
+_MODEL = "Model"
+_INPUT = "Input"
+_CLASSES = "Classes and method"
+_OUTPUT = "Output"
+
+
+class Device(str, Enum):
+    """Where the model runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class Precision(str, Enum):
+    """The numbers the model computes with."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Format(str, Enum):
+    """How records are written."""
+
+    jsonl = "jsonl"
+    csv = "csv"
+    parquet = "parquet"
+    table = "table"
+
+
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IN...",
+        help="Image files, folders, globs, lists (.txt .csv .jsonl), .tar shards, embeddings "
+        "(.npy .npz .safetensors .parquet, or a store made by vlood embed), or - for stdin.",
+        show_default=False,
+    ),
+]
+Root = Annotated[
+    Path | None,
+    typer.Option(help="Folder that the paths of lists are relative to.", rich_help_panel=_INPUT),
+]
+NullSeparated = Annotated[
+    bool,
+    typer.Option("-0", "--null", help="Paths on stdin end in NUL.", rich_help_panel=_INPUT),
+]
+FastDecode = Annotated[
+    bool,
+    typer.Option(
+        "--fast-decode",
+        help="Decode large JPEGs at reduced size: several times faster, scores differ slightly; "
+        "cached apart from exact ones.",
+        rich_help_panel=_INPUT,
+    ),
+]
+Background = Annotated[
+    str,
+    typer.Option(
+        help="Colour behind transparent images, as R,G,B (0-255).", rich_help_panel=_INPUT
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="ARCH:TAG, ARCH:FILE, hf-hub:ORG/NAME, local-dir:FOLDER or bundled.",
+        rich_help_panel=_MODEL,
+    ),
+]
+DeviceOption = Annotated[
+    Device, typer.Option("--device", help="Where to compute.", rich_help_panel=_MODEL)
+]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option(
+        "--precision",
+        help="auto: fp32 on the CPU, half precision on a GPU that has it.",
+        rich_help_panel=_MODEL,
+    ),
+]
+BatchSize = Annotated[
+    int,
+    typer.Option(min=1, max=65536, help="Images a batch.", rich_help_panel=_MODEL),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=256,
+        help="Decoding threads; by default the number of cores, at most 16.",
+        show_default=False,
+        rich_help_panel=_MODEL,
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel=_MODEL)]
+CacheFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        help="Folder of the embedding cache; by default the platform's.",
+        show_default=False,
+        rich_help_panel=_MODEL,
+    ),
+]
+NoCache = Annotated[
+    bool,
+    typer.Option(
+        "--no-cache", help="Neither read nor write the embedding cache.", rich_help_panel=_MODEL
+    ),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        help="The known classes: a .txt file (a name a line, NAME<TAB>PROMPT NAME where they "
+        "differ), a library name (imagenet-1k, cifar10, ...), a comma list, or a labelled folder.",
+        show_default=False,
+        rich_help_panel=_CLASSES,
+    ),
+]
+Template = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template",
+        help="A prompt with {} for the class, a file of them, or a library name; repeat to "
+        'average. Default: "a photo of a {}."',
+        show_default=False,
+        rich_help_panel=_CLASSES,
+    ),
+]
+ClassEmbeddings = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--class-embeddings",
+        help="Class text embeddings instead of a model, names in a .txt beside them; repeat to "
+        "join.",
+        show_default=False,
+        rich_help_panel=_CLASSES,
+    ),
+]
+LogitScale = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        help="Multiplier of cosines; by default the model's own, 100 with --class-embeddings.",
+        show_default=False,
+        rich_help_panel=_CLASSES,
+    ),
+]
+Setting = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A setting of the method (vlood methods NAME lists them); repeatable.",
+        show_default=False,
+        rich_help_panel=_CLASSES,
+    ),
+]
+Quiet = Annotated[
+    bool, typer.Option("-q", "--quiet", help="No progress and no notes.", rich_help_panel=_OUTPUT)
+]
+FormatOption = Annotated[
+    Format | None,
+    typer.Option(
+        "--format",
+        help="By default a table on a terminal, the ending of -o, or JSON Lines.",
+        show_default=False,
+        rich_help_panel=_OUTPUT,
+    ),
+]

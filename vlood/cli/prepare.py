@@ -1,0 +1,209 @@
+"""Turn parsed options into the objects a command works with."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlood.errors import UsageError
+
+if TYPE_CHECKING:
+    from vlood.backbone.backbone import Backbone
+    from vlood.features.cache import FeatureCache
+    from vlood.features.embeddings import Embeddings
+    from vlood.features.stream import StreamSettings
+    from vlood.images.sources import ImageItem
+    from vlood.methods.contract import Detector
+    from vlood.prompts.templates import ClassFeatures
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How the model is chosen and run."""
+
+    model: str
+    device: str
+    precision: str
+    batch_size: int
+    workers: int | None
+    cache: Path | None
+    no_cache: bool
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How inputs are read."""
+
+    root: Path | None = None
+    null_separated: bool = False
+    fast_decode: bool = False
+    background: str = "255,255,255"
+
+
+@dataclass(frozen=True)
+class ClassOptions:
+    """What is in-distribution, and with which methods to score."""
+
+    classes: str | None
+    templates: list[str] | None
+    class_embeddings: list[Path] | None
+    logit_scale: float | None
+    methods: list[str]
+    settings: list[str] | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """One set of inputs: images to encode, or embeddings that are there already."""
+
+    inputs: list[str]
+    embeddings: list[Embeddings] | None
+
+    def items(self, read: ReadOptions) -> Iterator[ImageItem]:
+        """Yield the images, in order."""
+        from vlood.images.sources import find_images
+
+        return find_images(
+            self.inputs,
+            root=read.root,
+            stdin=sys.stdin.buffer,
+            null_separated=read.null_separated,
+        )
+
+    def count(self, read: ReadOptions) -> int | None:
+        """Return how many inputs there are; None where only reading them would tell."""
+        if self.embeddings is not None:
+            return sum(len(one.ids) for one in self.embeddings)
+        if "-" in self.inputs:
+            return None
+        return sum(1 for _ in self.items(read))
+
+
+def sources_of(inputs: Sequence[str]) -> Source:
+    """Tell images from embeddings.
+
+    Raises:
+        UsageError: the two are mixed.
+    """
+    from vlood.features.embeddings import looks_like_embeddings, read_embeddings
+
+    if not inputs:
+        raise UsageError("no inputs; name image files, folders, lists, embeddings, or - for stdin")
+    stored = [text for text in inputs if text != "-" and looks_like_embeddings(Path(text))]
+    if not stored:
+        return Source(list(inputs), None)
+    if len(stored) < len(inputs):
+        other = next(text for text in inputs if text not in stored)
+        raise UsageError(
+            f"{stored[0]} holds embeddings and {other} does not; score images and embeddings apart"
+        )
+    return Source(list(inputs), [read_embeddings(Path(text)) for text in stored])
+
+
+def open_cache(options: ModelOptions) -> FeatureCache | None:
+    """Open the embedding cache, unless it is switched off."""
+    from vlood.features.cache import FeatureCache, default_cache_folder
+
+    if options.no_cache:
+        return None
+    return FeatureCache(options.cache or default_cache_folder())
+
+
+def load_model(options: ModelOptions) -> Backbone:
+    """Load the model the options name."""
+    from vlood.backbone.load import load_backbone
+
+    return load_backbone(options.model, device=options.device, precision=options.precision)
+
+
+def stream_settings(options: ModelOptions, read: ReadOptions) -> StreamSettings:
+    """Gather how images are decoded and batched."""
+    from vlood.features.stream import StreamSettings
+    from vlood.images.decode import DecodeSettings
+
+    return StreamSettings(
+        batch_size=options.batch_size,
+        workers=options.workers or min(16, os.cpu_count() or 1),
+        decode=DecodeSettings(fast=read.fast_decode, background=_colour(read.background)),
+    )
+
+
+def split_names(values: Sequence[str]) -> list[str]:
+    """Split repeated and comma-separated option values into names."""
+    names = [name.strip() for value in values for name in value.split(",")]
+    return [name for name in names if name]
+
+
+def detectors_of(
+    options: ClassOptions, backbone: Backbone | None, cache: FeatureCache | None
+) -> list[Detector]:
+    """Fit the zero-shot methods the options name.
+
+    Raises:
+        UsageError: no classes, or a class embedding of another width than the model.
+    """
+    from vlood.engines.detectors import fit_zero_shot
+
+    classes = _class_features(options, backbone, cache)
+    if options.class_embeddings and backbone is not None:
+        width = classes.features.shape[1]
+        if width != backbone.embed_dim:
+            raise UsageError(
+                f"--class-embeddings: rows have {width} numbers, but the embeddings of "
+                f"{backbone.name} have {backbone.embed_dim}; use the model that made them"
+            )
+    scale = options.logit_scale
+    if scale is None:
+        scale = 100.0 if backbone is None or options.class_embeddings else backbone.logit_scale
+    return fit_zero_shot(options.methods, classes, scale, _settings(options.settings))
+
+
+def check_width(embeddings: Sequence[Embeddings], inputs: Sequence[str], width: int) -> None:
+    """Refuse embeddings that are not as wide as the class embeddings."""
+    for one, name in zip(embeddings, inputs, strict=True):
+        if one.features.shape[1] != width:
+            raise UsageError(
+                f"{name}: rows have {one.features.shape[1]} numbers, but the class embeddings have "
+                f"{width}; both must come from the same model"
+            )
+
+
+def _class_features(
+    options: ClassOptions, backbone: Backbone | None, cache: FeatureCache | None
+) -> ClassFeatures:
+    from vlood.engines.detectors import classes_from_files, classes_from_texts
+    from vlood.prompts.classes import read_classes
+    from vlood.prompts.templates import DEFAULT_TEMPLATE, read_templates
+
+    names = None if options.classes is None else read_classes(options.classes)
+    if options.class_embeddings:
+        return classes_from_files(options.class_embeddings, names)
+    if names is None:
+        raise UsageError(
+            "--classes is missing: name the known classes, e.g. --classes cats,dogs, a .txt file, "
+            "a library name such as cifar10, or a labelled folder"
+        )
+    assert backbone is not None
+    templates = [text for value in options.templates or [] for text in read_templates(value)]
+    return classes_from_texts(names, templates or [DEFAULT_TEMPLATE], backbone, cache)
+
+
+def _settings(values: Sequence[str] | None) -> dict[str, str]:
+    settings = {}
+    for value in values or []:
+        name, equals, text = value.partition("=")
+        if not equals:
+            raise UsageError(f"--set {value}: expected NAME=VALUE, e.g. --set temperature=0.5")
+        settings[name.strip()] = text.strip()
+    return settings
+
+
+def _colour(text: str) -> tuple[int, int, int]:
+    parts = text.split(",")
+    if len(parts) == 3 and all(part.strip().isdigit() and int(part) <= 255 for part in parts):
+        return (int(parts[0]), int(parts[1]), int(parts[2]))
+    raise UsageError(f"--background {text}: expected R,G,B with numbers from 0 to 255")

@@ -1,0 +1,377 @@
+"""``vlood score``: one record an image."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vlood.cli import options as opt
+from vlood.cli.guard import INTERRUPTED, OOD_FOUND, SOME_UNREADABLE, guarded, leave
+from vlood.cli.talk import note, progress, start_logging, warn
+from vlood.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vlood.backbone.backbone import Backbone
+    from vlood.cli.prepare import ModelOptions, ReadOptions, Source
+    from vlood.engines.records import Record, Sink, Tally
+    from vlood.engines.scoring import ScoredBatch
+    from vlood.features.cache import FeatureCache
+    from vlood.methods.contract import Detector
+
+_SHOWN_ERRORS = 20
+
+
+@guarded
+def score(
+    inputs: opt.Inputs,
+    classes: opt.Classes = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="Which score; `vlood methods` lists them.", rich_help_panel="Classes and method"
+        ),
+    ] = "mcm",
+    model: opt.Model = opt.DEFAULT_MODEL,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Write to a file.", rich_help_panel="Output", show_default=False
+        ),
+    ] = None,
+    format: opt.FormatOption = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Call images that score below it OOD.",
+            rich_help_panel="Decide",
+            show_default=False,
+        ),
+    ] = None,
+    tpr: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Find the threshold that keeps this share of the --calibrate-on images; "
+            "0.95 by default.",
+            rich_help_panel="Decide",
+            show_default=False,
+        ),
+    ] = None,
+    calibrate_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Images known to be in-distribution; repeatable.",
+            rich_help_panel="Decide",
+            show_default=False,
+        ),
+    ] = None,
+    fail_on_ood: Annotated[
+        bool,
+        typer.Option(
+            "--fail-on-ood", help="Exit 4 when anything is OOD.", rich_help_panel="Decide"
+        ),
+    ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="Add the five most similar classes to each record.",
+            rich_help_panel="Output",
+        ),
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with an interrupted -o file.", rich_help_panel="Output"
+        ),
+    ] = False,
+    template: opt.Template = None,
+    class_embeddings: opt.ClassEmbeddings = None,
+    logit_scale: opt.LogitScale = None,
+    setting: opt.Setting = None,
+    root: opt.Root = None,
+    null: opt.NullSeparated = False,
+    fast_decode: opt.FastDecode = False,
+    background: opt.Background = "255,255,255",
+    device: opt.DeviceOption = opt.Device.auto,
+    precision: opt.PrecisionOption = opt.Precision.auto,
+    batch_size: opt.BatchSize = 32,
+    workers: opt.Workers = None,
+    seed: opt.Seed = 0,
+    cache: opt.CacheFolder = None,
+    no_cache: opt.NoCache = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Score images: one record each, higher = more in-distribution.
+
+    Examples:
+
+      vlood score photos/ --classes cats,dogs,birds
+
+      vlood score photos/ --classes cifar10 --calibrate-on known/ -o scores.jsonl
+
+      find . -name '*.jpg' -print0 | vlood score -0 - --model bundled --classes world | jq .score
+    """
+    start_logging(quiet)
+    from vlood.cli.prepare import (
+        ClassOptions,
+        ModelOptions,
+        ReadOptions,
+        check_width,
+        detectors_of,
+        load_model,
+        open_cache,
+        sources_of,
+    )
+    from vlood.engines.scoring import Decision, records_of
+
+    if tpr is not None and not calibrate_on:
+        raise UsageError("--tpr: needs --calibrate-on IN..., images known to be in-distribution")
+    if threshold is not None and calibrate_on:
+        raise UsageError("--threshold and --calibrate-on: give one, they both set the threshold")
+    if fail_on_ood and threshold is None and not calibrate_on:
+        raise UsageError("--fail-on-ood: needs --threshold or --calibrate-on to know what is OOD")
+    if resume and output is None:
+        raise UsageError("--resume: needs -o FILE, the file to go on with")
+    run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
+    read = ReadOptions(root, null, fast_decode, background)
+    wanted = ClassOptions(classes, template, class_embeddings, logit_scale, [method], setting)
+    source = sources_of(inputs)
+    known = sources_of(calibrate_on) if calibrate_on else None
+    if known is not None and "-" in known.inputs:
+        raise UsageError("--calibrate-on -: stdin is not read here; name files or folders")
+
+    store = open_cache(run)
+    only_arrays = source.embeddings is not None and bool(class_embeddings)
+    only_arrays = only_arrays and (known is None or known.embeddings is not None)
+    backbone = None if only_arrays else load_model(run)
+    detectors = detectors_of(wanted, backbone, store)
+    detector = detectors[0]
+    width = detector.tensors["class_features"].shape[1]
+    for one in (source, known):
+        if one is not None and one.embeddings is not None:
+            check_width(one.embeddings, one.inputs, width)
+    if known is not None:
+        threshold = _calibrated(known, detector, backbone, run, read, store, tpr or 0.95, quiet)
+
+    sink, tally, skip = _open_sink(
+        output,
+        format,
+        explain,
+        resume and source.embeddings is None,
+        _fingerprint(inputs, run, wanted, read, threshold, backbone, detector),
+        batch_size,
+        quiet,
+    )
+    if sink is None:
+        _finish(tally, fail_on_ood, quiet)
+        return
+    decision = Decision(threshold, explain)
+    total = source.count(read) if sys.stderr.isatty() and not quiet else None
+    unreadable: list[str] = []
+    try:
+        with progress("scoring", total, quiet=quiet) as bar:
+            bar.advance(len(skip))
+            for batch in _scored(source, skip, detector, backbone, run, read, store):
+                records = records_of(batch, detector, decision)
+                sink.write(records)
+                for record in records:
+                    tally.add(record)
+                    if "error" in record and len(unreadable) < _SHOWN_ERRORS:
+                        unreadable.append(_error_line(record))
+                bar.advance(len(records))
+        sink.close()
+    except KeyboardInterrupt:
+        _abandon(sink, tally)
+        leave(INTERRUPTED)
+    except BaseException:
+        _abandon(sink, None)
+        raise
+    for line in unreadable:
+        warn(line, quiet=quiet)
+    _finish(tally, fail_on_ood, quiet)
+
+
+def _scored(
+    source: Source,
+    skip: list[Record],
+    detector: Detector,
+    backbone: Backbone | None,
+    run: ModelOptions,
+    read: ReadOptions,
+    store: FeatureCache | None,
+) -> Iterator[ScoredBatch]:
+    """Yield the scored batches that come after the records of ``skip``."""
+    from vlood.cli.prepare import stream_settings
+    from vlood.engines.scoring import score_embeddings, score_images
+
+    if source.embeddings is not None:
+        for one in source.embeddings:
+            yield from score_embeddings(one, [detector])
+        return
+    assert backbone is not None
+    items = source.items(read)
+    for record in skip:
+        item = next(items, None)
+        if item is None or item.path != record["path"]:
+            raise UsageError(
+                f"--resume: the inputs changed since: {record['path']} was there; "
+                "leave --resume out to start over"
+            )
+    yield from score_images(items, backbone, [detector], stream_settings(run, read), cache=store)
+
+
+def _calibrated(
+    known: Source,
+    detector: Detector,
+    backbone: Backbone | None,
+    run: ModelOptions,
+    read: ReadOptions,
+    store: FeatureCache | None,
+    tpr: float,
+    quiet: bool,
+) -> float:
+    """Return the threshold that keeps ``tpr`` of images known to be in-distribution."""
+    import numpy as np
+
+    from vlood.detector.threshold import threshold_from_id
+    from vlood.engines.records import rounded
+
+    total = known.count(read) if sys.stderr.isatty() and not quiet else None
+    scores, unreadable = [], 0
+    with progress("calibrating", total, quiet=quiet) as bar:
+        for batch in _scored(known, [], detector, backbone, run, read, store):
+            scores.append(batch.scores[0].score)
+            unreadable += len(batch.errors)
+            bar.advance(len(batch.ids))
+    values = np.concatenate(scores)
+    if not len(values):
+        raise UsageError("--calibrate-on: none of the images could be read")
+    if unreadable:
+        warn(
+            f"--calibrate-on: {unreadable} images could not be read and were left out", quiet=quiet
+        )
+    value = rounded(threshold_from_id(values, tpr).value)
+    note(f"threshold {value:.7g} keeps {tpr:.0%} of {len(values)} known images", quiet=quiet)
+    return value
+
+
+def _open_sink(
+    output: Path | None,
+    format: opt.Format | None,
+    explain: bool,
+    resume: bool,
+    fingerprint: dict[str, object],
+    batch_size: int,
+    quiet: bool,
+) -> tuple[Sink | None, Tally, list[Record]]:
+    """Open where the records go; None when a resumed file turns out to be complete."""
+    from vlood.engines.records import (
+        CsvLines,
+        FileSink,
+        JsonLines,
+        Tally,
+        TerminalTable,
+        columns_of,
+        read_json_lines,
+    )
+
+    tally = Tally()
+    columns = columns_of(explain)
+    chosen = _chosen_format(output, format)
+    if output is None or _is_stream(output):
+        if chosen == "parquet":
+            raise UsageError("--format parquet: is not for a stream; name a file with -o")
+        stream = sys.stdout if output is None else output.open("w", encoding="utf-8")
+        if chosen == "csv":
+            return CsvLines(stream, columns), tally, []
+        if chosen == "table":
+            return TerminalTable(stream, colour=stream.isatty()), tally, []
+        return JsonLines(stream), tally, []
+    if chosen == "table":
+        raise UsageError("--format table: is for a terminal; use jsonl, csv or parquet with -o")
+    sink = FileSink(output, chosen, columns, fingerprint)
+    if resume and sink.is_complete():
+        if chosen == "jsonl":
+            for record in read_json_lines(output):
+                tally.add(record)
+        note(f"{output} is complete already", quiet=quiet)
+        return None, tally, []
+    kept = sink.start(resume=resume, batch_size=batch_size)
+    for record in kept:
+        tally.add(record)
+    if kept:
+        note(f"{len(kept)} finished records kept", quiet=quiet)
+    return sink, tally, kept
+
+
+def _chosen_format(output: Path | None, format: opt.Format | None) -> str:
+    if format is not None:
+        return format.value
+    if output is None:
+        return "table" if sys.stdout.isatty() else "jsonl"
+    return {".csv": "csv", ".parquet": "parquet"}.get(output.suffix.lower(), "jsonl")
+
+
+def _is_stream(path: Path) -> bool:
+    """Say whether a path is a pipe or a device: written as it comes, never renamed over."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _fingerprint(
+    inputs: list[str],
+    run: ModelOptions,
+    wanted: object,
+    read: ReadOptions,
+    threshold: float | None,
+    backbone: Backbone | None,
+    detector: Detector,
+) -> dict[str, object]:
+    """Describe all that decides the records, so that a resumed run is the same run."""
+    return {
+        "inputs": inputs,
+        "model": None if backbone is None else backbone.identity(),
+        "batch_size": run.batch_size,
+        "classes and method": repr(wanted),
+        "reading": repr(read),
+        "class names": len(detector.class_names),
+        "threshold": threshold,
+    }
+
+
+def _error_line(record: Record) -> str:
+    from vlood.engines.records import printable
+
+    return f"{printable(record['path'])}: {record['error']}"
+
+
+def _abandon(sink: Sink, tally: Tally | None) -> None:
+    """Keep what is finished; say where it is when a person stopped the run."""
+    from vlood.engines.records import FileSink
+
+    if not isinstance(sink, FileSink):
+        if tally is not None:
+            warn("stopped")
+        return
+    sink.abandon()
+    if tally is not None:
+        warn(
+            f"stopped; {tally.records} finished records kept in {sink.partial}: "
+            "add --resume to go on"
+        )
+
+
+def _finish(tally: Tally, fail_on_ood: bool, quiet: bool) -> None:
+    """Sum up, and leave with the code that scripts read."""
+    if tally.errors:
+        warn(f"{tally.errors} of {tally.records} inputs could not be read", quiet=quiet)
+    if fail_on_ood and tally.ood:
+        raise typer.Exit(OOD_FOUND)
+    if tally.errors:
+        raise typer.Exit(SOME_UNREADABLE)

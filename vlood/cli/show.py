@@ -1,0 +1,117 @@
+"""``vlood show``: what a store, an embedding file, a report or a record file holds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vlood.cli.guard import guarded
+from vlood.cli.talk import start_logging
+from vlood.errors import UsageError
+
+
+@guarded
+def show(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="An embedding store or file, a report folder, results.json or records."
+        ),
+    ],
+    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Say what a file or folder of vlood's holds.
+
+    Examples:
+
+      vlood show embeddings/
+
+      vlood show report/
+    """
+    start_logging(quiet=False)
+    from vlood.features.embeddings import looks_like_embeddings
+
+    if not path.exists():
+        raise UsageError(f"{path}: does not exist; name a store, embeddings, a report or records")
+    results = path / "results.json" if path.is_dir() else path
+    if looks_like_embeddings(path):
+        facts = _embeddings(path)
+    elif results.name == "results.json" and results.exists():
+        _show_results(results, json_lines)
+        return
+    elif path.suffix == ".jsonl":
+        facts = _records(path)
+    else:
+        raise UsageError(
+            f"{path}: is not an embedding store or file, a report folder, results.json or a "
+            ".jsonl file of records"
+        )
+    if json_lines or not sys.stdout.isatty():
+        sys.stdout.write(json.dumps(facts) + "\n")
+        return
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        sys.stdout.write(f"{name:<{width}}  {value}\n")
+
+
+def _embeddings(path: Path) -> dict[str, Any]:
+    from vlood.features.embeddings import read_embeddings
+
+    held = read_embeddings(path)
+    labels = Counter(held.labels or [])
+    return {
+        "what": "embeddings",
+        "rows": len(held.ids),
+        "width": int(held.features.shape[1]),
+        "local": None if held.local is None else list(held.local[slice(0, 1)].shape[1:]),
+        "labels": len(labels),
+        "first ids": list(held.ids[:3]),
+        **{str(name): value for name, value in held.meta.items()},
+    }
+
+
+def _show_results(path: Path, json_lines: bool) -> None:
+    from vlood.evaluation.results import read_results
+    from vlood.evaluation.table import results_table
+
+    rows = read_results(path)
+    if json_lines or not sys.stdout.isatty():
+        for row in rows:
+            sys.stdout.write(json.dumps(row.record()) + "\n")
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(results_table(rows))
+
+
+def _records(path: Path) -> dict[str, Any]:
+    from vlood.engines.records import read_json_lines
+
+    count = errors = ood = 0
+    lowest, highest, methods = float("inf"), float("-inf"), set()
+    try:
+        for record in read_json_lines(path):
+            count += 1
+            if "error" in record:
+                errors += 1
+                continue
+            ood += bool(record["ood"])
+            methods.add(record["method"])
+            lowest, highest = min(lowest, record["score"]), max(highest, record["score"])
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"{path}: line {count + 1} is not a score record") from None
+    scored = count > errors
+    return {
+        "what": "score records",
+        "records": count,
+        "errors": errors,
+        "ood": ood,
+        "method": ", ".join(sorted(methods)) or None,
+        "lowest score": lowest if scored else None,
+        "highest score": highest if scored else None,
+    }

@@ -1,0 +1,1 @@
+"""What a detector decides and, once saved, what its folder holds."""

@@ -1,0 +1,1 @@
+"""Where work runs: score, evaluate and demonstrate, in this process."""

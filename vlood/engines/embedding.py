@@ -1,0 +1,63 @@
+"""Store the embeddings of images, resumably."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from vlood import __version__
+from vlood.errors import UsageError, VloodError
+from vlood.features.cache import FeatureCache
+from vlood.features.store import EmbeddingStoreWriter
+from vlood.features.stream import StreamSettings, encode_images
+from vlood.images.sources import ImageItem
+
+if TYPE_CHECKING:
+    from vlood.backbone.backbone import Backbone
+
+
+def store_meta(backbone: Backbone, settings: StreamSettings, inputs: list[str]) -> dict[str, Any]:
+    """Describe what decides the embeddings of a store, and where they are from."""
+    return {
+        "model": backbone.name,
+        **backbone.identity(),
+        "decoding": settings.decode.describe(),
+        "batch_size": settings.batch_size,
+        "provenance": {"inputs": inputs, "vlood": __version__},
+    }
+
+
+def embed_images(
+    items: Iterator[ImageItem],
+    backbone: Backbone,
+    settings: StreamSettings,
+    writer: EmbeddingStoreWriter,
+    *,
+    cache: FeatureCache | None,
+    local: bool,
+) -> Iterator[tuple[int, list[tuple[str, str]]]]:
+    """Append the embeddings of ``items`` to a store, after those it has; yield (count, errors).
+
+    Raises:
+        UsageError: there are fewer inputs than the store has already.
+        VloodError: ``local`` is asked of a model without local embeddings.
+    """
+    if local and backbone.local_refusal is not None:
+        raise VloodError(f"--local: {backbone.local_refusal}")
+    for _ in range(writer.done):
+        if next(items, None) is None:
+            raise UsageError(
+                "--resume: there are fewer inputs than the store holds; "
+                "use the same inputs, or another folder"
+            )
+    for batch in encode_images(items, backbone, settings, cache=cache, local=local):
+        chosen = [batch.items[position] for position in batch.positions.tolist()]
+        errors = [(batch.items[row].path, reason) for row, reason in batch.errors.items()]
+        writer.append(
+            [item.path for item in chosen],
+            [item.label for item in chosen],
+            batch.features.raw,
+            batch.features.local,
+            errors,
+        )
+        yield len(batch.items), errors

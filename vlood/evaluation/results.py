@@ -1,0 +1,161 @@
+"""The result of an evaluation: one row a detector and dataset, group means, and their files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from vlood.errors import UsageError, VloodError
+from vlood.evaluation.metrics import EvalMetrics
+from vlood.evaluation.report_files import write_file
+
+GROUPS = ("near", "far", "shift", "-")
+"""The kinds of dataset: near-OOD, far-OOD, covariate-shifted ID, and not grouped."""
+
+Value = str | int | float | None
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One detector on one ID set and one OOD set.
+
+    Attributes:
+        detector: the detector's own name, or its method's when it was made on the spot.
+        method: method name.
+        id: name of the ID set.
+        ood: name of the OOD set.
+        group: one of `GROUPS`.
+        metrics: what was measured.
+    """
+
+    detector: str
+    method: str
+    id: str
+    ood: str
+    group: str
+    metrics: EvalMetrics
+
+    def __post_init__(self) -> None:
+        if self.group not in GROUPS:
+            raise UsageError(
+                f"The group of {self.ood!r} is {self.group!r}; one of {', '.join(GROUPS)} "
+                "was expected."
+            )
+
+    def record(self) -> dict[str, Value]:
+        """Return the row flat, in the order of `COLUMNS`."""
+        names: dict[str, Value] = {column: getattr(self, column) for column in _NAME_COLUMNS}
+        return {**names, **asdict(self.metrics)}
+
+
+_NAME_COLUMNS = ("detector", "method", "id", "ood", "group")
+_METRIC_COLUMNS = tuple(field.name for field in fields(EvalMetrics))
+COLUMNS = _NAME_COLUMNS + _METRIC_COLUMNS
+"""Columns of `results.json` and `results.csv`, in order."""
+
+
+def group_means(rows: Sequence[ResultRow]) -> list[ResultRow]:
+    """Return the unweighted mean over each group's datasets, for each detector and ID set.
+
+    Every dataset counts the same however many images it has. A mean row's `ood` is `near mean`,
+    `far mean`, `shift mean`, or `mean` for datasets without a group; its `n_ood` is the sum. It has
+    no interval, and an accuracy only when all its rows have one.
+    """
+    gathered: dict[tuple[str, str, str], dict[str, list[ResultRow]]] = {}
+    for row in rows:
+        groups = gathered.setdefault((row.detector, row.method, row.id), {})
+        groups.setdefault(row.group, []).append(row)
+    return [
+        _mean_row(groups[group])
+        for groups in gathered.values()
+        for group in GROUPS
+        if group in groups
+    ]
+
+
+def _mean_row(rows: Sequence[ResultRow]) -> ResultRow:
+    first = rows[0]
+    accuracies = [row.metrics.id_accuracy for row in rows]
+    known = [accuracy for accuracy in accuracies if accuracy is not None]
+    metrics = EvalMetrics(
+        n_id=max(row.metrics.n_id for row in rows),
+        n_ood=sum(row.metrics.n_ood for row in rows),
+        auroc=_mean(row.metrics.auroc for row in rows),
+        aupr_in=_mean(row.metrics.aupr_in for row in rows),
+        aupr_out=_mean(row.metrics.aupr_out for row in rows),
+        fpr95_id_pos=_mean(row.metrics.fpr95_id_pos for row in rows),
+        fpr95_ood_pos=_mean(row.metrics.fpr95_ood_pos for row in rows),
+        id_accuracy=_mean(known) if len(known) == len(rows) else None,
+    )
+    name = "mean" if first.group == "-" else f"{first.group} mean"
+    return ResultRow(first.detector, first.method, first.id, name, first.group, metrics)
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)
+
+
+def results_json(rows: Sequence[ResultRow]) -> str:
+    """Return the rows as a JSON array of flat objects; an unknown value is null."""
+    return json.dumps([row.record() for row in rows], indent=2, ensure_ascii=False) + "\n"
+
+
+def results_csv(rows: Sequence[ResultRow]) -> str:
+    """Return the rows as CSV with a header; an unknown value is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row.record() for row in rows)
+    return text.getvalue()
+
+
+def write_results(folder: Path, rows: Sequence[ResultRow]) -> list[Path]:
+    """Write `results` and `group_means`, each as `.json` and `.csv`; return their paths.
+
+    Each file is written whole or not at all.
+
+    Raises:
+        VloodError: the folder cannot be written.
+    """
+    written = []
+    for name, table in (("results", rows), ("group_means", group_means(rows))):
+        for suffix, text in ((".json", results_json(table)), (".csv", results_csv(table))):
+            path = folder / f"{name}{suffix}"
+            # An undecodable byte in a name becomes \udcXX, which JSON reads back as it was.
+            write_file(path, text.encode("utf-8", "backslashreplace"))
+            written.append(path)
+    return written
+
+
+def read_results(path: Path) -> list[ResultRow]:
+    """Read the rows of a `results.json`, ignoring columns this version does not know.
+
+    Raises:
+        VloodError: the file cannot be read, is not JSON, or lacks a column.
+    """
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+        return [
+            ResultRow(
+                **{column: record[column] for column in _NAME_COLUMNS},
+                metrics=EvalMetrics(**{column: record[column] for column in _METRIC_COLUMNS}),
+            )
+            for record in records
+        ]
+    except OSError as error:
+        raise VloodError(
+            f"Cannot read the results {path}: {error.strerror}; name the results.json of a report."
+        ) from error
+    except KeyError as error:
+        raise VloodError(
+            f"The results {path} lack the column {error}; make the report again."
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise VloodError(
+            f"{path} is not a list of evaluation results; name the results.json of a report."
+        ) from error

@@ -1,0 +1,1 @@
+"""Embeddings: computed as a stream, cached by content, stored in files."""

@@ -1,0 +1,201 @@
+"""What a method is: a record, settings, a way to fit a detector and a pure scoring function."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from vlood.backbone.image_features import ImageFeatures
+from vlood.errors import UsageError
+from vlood.prompts.templates import ClassFeatures
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+NEEDS = ("classes", "local", "negatives", "images")
+
+
+@dataclass(frozen=True)
+class MethodRecord:
+    """What a reader wants to know of a method before using it.
+
+    Attributes:
+        name: what ``--method`` takes.
+        title: its name in print.
+        paper: the title of the paper that proposed it.
+        year: of that paper.
+        venue: where it appeared.
+        url: of the paper.
+        summary: the score in one line.
+        score_note: which temperature is on what; two different scores are called MCM.
+        needs: of ``classes``, ``local``, ``negatives``, ``images``.
+        trains: whether it learns anything.
+        licence: of the reference code.
+    """
+
+    name: str
+    title: str
+    paper: str
+    year: int
+    venue: str
+    url: str
+    summary: str
+    score_note: str
+    needs: tuple[str, ...] = ("classes",)
+    trains: bool = False
+    licence: str = "-"
+
+    def __post_init__(self) -> None:
+        unknown = set(self.needs) - set(NEEDS)
+        if unknown:
+            raise ValueError(f"{self.name}: needs {sorted(unknown)}, expected some of {NEEDS}")
+
+
+@dataclass(frozen=True, eq=False)
+class Detector:
+    """A fitted method: small arrays and a formula's settings. It never sees pixels or text.
+
+    Attributes:
+        method: the method's name.
+        settings: its frozen settings.
+        class_names: K names.
+        tensors: its arrays by name; ``class_features`` is float32 [K, D] of unit rows.
+        logit_scale: the backbone's, exponentiated (about 100 for CLIP).
+    """
+
+    method: str
+    settings: Any
+    class_names: tuple[str, ...]
+    tensors: Mapping[str, NDArray[np.float32]]
+    logit_scale: float
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a detector says of N images.
+
+    Attributes:
+        score: float64 [N], higher = more in-distribution.
+        label: int64 [N], index of the nearest class.
+        confidence: float64 [N] in [0, 1], the softmax probability of that class among the
+            detector's classes at the backbone's logit scale.
+    """
+
+    score: NDArray[np.float64]
+    label: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+
+class Fit(Protocol):
+    """Build a detector."""
+
+    def __call__(self, classes: ClassFeatures, settings: Any, logit_scale: float) -> Detector:
+        """Build a detector from K class features."""
+        ...
+
+
+class Score(Protocol):
+    """Score images; pure: the same arrays give the same scores."""
+
+    def __call__(self, detector: Detector, images: ImageFeatures) -> Scores:
+        """Score N images."""
+        ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """A published method, as the entry-point group ``vlood.methods`` offers it."""
+
+    record: MethodRecord
+    settings: type[Any]
+    fit: Fit
+    score: Score
+
+    @property
+    def name(self) -> str:
+        """Return what ``--method`` takes."""
+        return self.record.name
+
+
+def setting(default: Any, *, help: str, unit: str, source: str) -> Any:
+    """Declare a settings field with its help, its unit and where its default comes from."""
+    return field(default=default, metadata={"help": help, "unit": unit, "source": source})
+
+
+def make_settings(method: Method, values: Mapping[str, Any]) -> Any:
+    """Build a method's settings from values as typed (text) or as stored (JSON).
+
+    Raises:
+        UsageError: a name the method does not have, or a value of the wrong kind or range.
+    """
+    fields = {each.name: each for each in dataclasses.fields(method.settings)}
+    converted = {}
+    for name, value in values.items():
+        if name not in fields:
+            close = difflib.get_close_matches(name, fields, n=1)
+            known = ", ".join(fields) or "none"
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise UsageError(
+                f"{method.name} has no setting {name!r}; {hint}its settings are: {known}"
+            )
+        converted[name] = _converted(method.name, name, value, fields[name].default)
+    return method.settings(**converted)
+
+
+def check_positive(method: str, name: str, value: float, *, or_zero: bool = False) -> None:
+    """Refuse a setting that is not a finite number above zero (or zero, with ``or_zero``).
+
+    Raises:
+        UsageError: naming the method, the setting and the value.
+    """
+    if math.isfinite(value) and (value > 0 or (or_zero and value == 0)):
+        return
+    least = "zero or more" if or_zero else "more than zero"
+    raise UsageError(f"{method}: {name} is {value}; expected a finite number, {least}")
+
+
+def class_detector(
+    record: MethodRecord,
+    classes: ClassFeatures,
+    settings: Any,
+    logit_scale: float,
+    *,
+    least_classes: int = 1,
+) -> Detector:
+    """Build the detector of a method that needs class features and nothing else.
+
+    Raises:
+        UsageError: fewer classes than the score can compare, or a logit scale that is not positive.
+    """
+    if len(classes) < least_classes:
+        raise UsageError(
+            f"{record.name} compares classes with each other and needs at least {least_classes}, "
+            f"but got {len(classes)}: every image would score the same; add classes, or use "
+            "--method max-logit"
+        )
+    check_positive(record.name, "logit_scale", logit_scale)
+    tensors = {"class_features": classes.features}
+    return Detector(record.name, settings, classes.names, tensors, float(logit_scale))
+
+
+def _converted(method: str, name: str, value: Any, default: Any) -> Any:
+    kind = type(default)
+    if kind is bool and isinstance(value, str):
+        if value.lower() in ("true", "false"):
+            return value.lower() == "true"
+    elif isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
+        return value
+    elif kind in (int, float, str) and not isinstance(value, bool):
+        try:
+            return kind(value)
+        except (TypeError, ValueError):
+            pass
+    raise UsageError(f"{method}: {name} is {value!r}; expected a value like {default!r}")

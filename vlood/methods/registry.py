@@ -1,0 +1,108 @@
+"""Find methods by name, vlood's own and those of other packages, through one door.
+
+A package offers a method with an entry point of the group ``vlood.methods``::
+
+    [project.entry-points."vlood.methods"]
+    mcm = "vlood.methods.mcm:METHOD"
+
+whose name is the method's and whose object is a :class:`~vlood.methods.contract.Method`. Nothing is
+imported before it is asked for. A broken plug-in is a warning, never the end of a run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from importlib.metadata import EntryPoint, entry_points
+
+from vlood.backbone.image_features import ImageFeatures
+from vlood.errors import UsageError, VloodError
+from vlood.methods.contract import Detector, Method, Scores
+
+logger = logging.getLogger(__name__)
+
+GROUP = "vlood.methods"
+# The same lines as in pyproject.toml: a checkout whose installed metadata is older than its files
+# still finds every method of its own.
+BUILT_INS = (
+    EntryPoint("mcm", "vlood.methods.mcm:METHOD", GROUP),
+    EntryPoint("msp", "vlood.methods.msp:METHOD", GROUP),
+    EntryPoint("max-logit", "vlood.methods.max_logit:METHOD", GROUP),
+    EntryPoint("energy", "vlood.methods.energy:METHOD", GROUP),
+    EntryPoint("entropy", "vlood.methods.entropy:METHOD", GROUP),
+    EntryPoint("gl-mcm", "vlood.methods.gl_mcm:METHOD", GROUP),
+)
+
+
+def names() -> tuple[str, ...]:
+    """Return every registered name, vlood's own first; nothing is imported."""
+    return tuple(_registered())
+
+
+def get(name: str) -> Method:
+    """Return the method of this name; case, ``_`` and ``-`` do not matter.
+
+    Raises:
+        UsageError: no such method.
+        VloodError: another package offers it, but it cannot be loaded.
+    """
+    registered = _registered()
+    found = {_plain(each): entry for each, entry in registered.items()}.get(_plain(name))
+    if found is None:
+        known = ", ".join(registered)
+        close = difflib.get_close_matches(_plain(name), registered, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise UsageError(f"--method {name}: there is no such method; {hint}there are: {known}")
+    return _load(found)
+
+
+def all_methods() -> tuple[Method, ...]:
+    """Load every method, vlood's own first; those that cannot be loaded are warned of."""
+    loaded = []
+    for entry in _registered().values():
+        try:
+            loaded.append(_load(entry))
+        except VloodError as error:
+            logger.warning("%s", error)
+    return tuple(loaded)
+
+
+def score(detector: Detector, images: ImageFeatures) -> Scores:
+    """Score images with the method a detector was fitted by."""
+    return get(detector.method).score(detector, images)
+
+
+def _registered() -> dict[str, EntryPoint]:
+    """Return the entry points by name; the built-in ones cannot be replaced."""
+    registered = {entry.name: entry for entry in BUILT_INS}
+    for entry in sorted(entry_points(group=GROUP), key=lambda each: (each.name, each.value)):
+        known = registered.setdefault(entry.name, entry)
+        if known.value != entry.value and not entry.value.startswith("vlood."):
+            logger.warning(
+                "the method %s of %s is left out: %s has that name",
+                entry.name,
+                entry.value,
+                known.value,
+            )
+    return registered
+
+
+def _load(entry: EntryPoint) -> Method:
+    try:
+        method = entry.load()
+    except Exception as error:  # a plug-in may fail in any way while it is imported
+        raise VloodError(
+            f"the method {entry.name} ({entry.value}) cannot be loaded: {type(error).__name__}: "
+            f"{error}; update or remove the package that offers it"
+        ) from error
+    if not isinstance(method, Method) or method.name != entry.name:
+        what = f"is named {method.name}" if isinstance(method, Method) else "is not a Method"
+        raise VloodError(
+            f"the method {entry.name} ({entry.value}) {what}; "
+            "update or remove the package that offers it"
+        )
+    return method
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("_", "-")
