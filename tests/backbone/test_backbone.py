@@ -180,3 +180,11 @@ def test_real_photographs_are_encoded_as_a_plain_loop_does(shared: Path) -> None
     with torch.inference_mode():
         expected = model.eval().encode_image(torch.stack([transform(image) for image in opened]))
     np.testing.assert_allclose(backbone.encode_pixels(prepared).raw, expected.numpy(), atol=1e-6)
+
+
+def test_numbers_outside_the_precision_are_refused(vit_folder: Path) -> None:
+    broken = load_backbone(f"local-dir:{vit_folder}", device="cpu")
+    with torch.no_grad():
+        broken.module.visual.proj[0, 0] = float("nan")
+    with pytest.raises(VloodError, match="not finite numbers in fp32"):
+        broken.encode_pixels(np.zeros((2, 32, 32, 3), np.uint8))

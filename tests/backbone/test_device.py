@@ -26,12 +26,10 @@ def test_absent_devices_are_refused(device: str, monkeypatch: pytest.MonkeyPatch
         choose_device(device)
 
 
-def test_precision_is_recorded_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precision_is_recorded_with_its_reason() -> None:
     assert choose_precision("auto", "cpu").name == "fp32"
     assert choose_precision("auto", "mps").name == "fp32"
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
-    assert choose_precision("auto", "cuda").name == "bf16"
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    assert choose_precision("auto", "cuda").name == "fp16"
     assert choose_precision("auto", "cuda:1").name == "fp16"
     asked = choose_precision("fp16", "cpu")
     assert (asked.name, asked.reason) == ("fp16", "asked for")

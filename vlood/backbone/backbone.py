@@ -17,7 +17,7 @@ from vlood.backbone.image_features import ImageFeatures
 from vlood.backbone.local import encode_with_local, local_refusal
 from vlood.backbone.preprocess import Preprocessing
 from vlood.backbone.text import CausalTextTower, Progress, encode_texts
-from vlood.errors import UsageError
+from vlood.errors import UsageError, VloodError
 
 __all__ = ["Backbone", "ImageFeatures"]
 
@@ -138,6 +138,7 @@ class Backbone:
         with torch.inference_mode():
             parts = list(self._images.map(len(pixels), run))
         raw = np.concatenate([features for features, _ in parts])
+        self._check_range(raw)
         if not local:
             return ImageFeatures(raw)
         patches = np.concatenate([part for _, part in parts if part is not None])
@@ -160,7 +161,7 @@ class Backbone:
         if len(texts) == 0:
             return np.zeros((0, self.embed_dim), np.float32)
         default = CPU_BATCH_TOKENS if self.device == "cpu" else GPU_BATCH_TOKENS
-        return encode_texts(
+        features = encode_texts(
             self.module,
             self.tokenizer,
             texts,
@@ -169,6 +170,16 @@ class Backbone:
             batches=self._texts,
             on_progress=on_progress,
         )
+        self._check_range(features)
+        return features
+
+    def _check_range(self, features: NDArray[np.float32]) -> None:
+        """Refuse numbers that left the range of the precision: no score could be made of them."""
+        if not np.isfinite(features).all():
+            raise VloodError(
+                f"{self.name}: the embeddings are not finite numbers in {self.precision}; "
+                "use --precision fp32, or check the weights"
+            )
 
 
 def _float32(features: torch.Tensor) -> NDArray[np.float32]:

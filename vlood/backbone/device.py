@@ -50,8 +50,8 @@ def choose_device(device: str = "auto") -> str:
 def choose_precision(precision: str, device: str) -> Precision:
     """Choose the number format for a device as ``choose_device`` returns it.
 
-    ``auto`` is fp32 on the CPU and on MPS, and on CUDA bf16 where the GPU computes in it, else
-    fp16: bf16 keeps the range of fp32, so no tower overflows.
+    ``auto`` is fp32 on the CPU and on MPS, and fp16 on CUDA: CLIP's cosines lie close together, and
+    fp16 has eight times finer steps than bf16. A tower whose numbers leave its range is told of.
 
     Raises:
         UsageError: the precision is unknown.
@@ -62,8 +62,4 @@ def choose_precision(precision: str, device: str) -> Precision:
         return Precision(precision, "asked for")
     if not device.startswith("cuda"):
         return Precision("fp32", f"the default on {device}")
-    import torch
-
-    if torch.cuda.is_bf16_supported(including_emulation=False):
-        return Precision("bf16", "the default on a GPU that computes in it")
-    return Precision("fp16", "the default on a GPU without bf16")
+    return Precision("fp16", "the default on a GPU")

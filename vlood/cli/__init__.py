@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -9,6 +10,9 @@ import sys
 def main() -> None:
     """Run ``vlood`` and exit: 0 done, 1 failed, 2 usage, 3 some inputs unreadable, 4 OOD found."""
     try:
+        # Records are UTF-8 whatever the locale says; a terminal knows best what it can show.
+        if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+            sys.stdout.reconfigure(encoding="utf-8")
         from vlood.cli.app import app
 
         app()

@@ -62,6 +62,7 @@ def embed(
         stream_settings,
     )
     from vlood.engines.embedding import embed_images, store_meta
+    from vlood.engines.records import printable
     from vlood.features.store import EmbeddingStoreWriter
 
     run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
@@ -69,6 +70,7 @@ def embed(
     source = sources_of(inputs)
     if source.embeddings is not None:
         raise UsageError(f"{inputs[0]} holds embeddings already; embed takes images")
+    source.check(read)
     settings = stream_settings(run, read)
     backbone = load_model(run)
     meta = store_meta(backbone, settings, inputs)
@@ -96,11 +98,11 @@ def embed(
             leave(INTERRUPTED)
         writer.finish()
     for path, reason in unreadable[:20]:
-        warn(f"{path}: {reason}", quiet=quiet)
-    if unreadable:
-        warn(f"{len(unreadable)} inputs could not be read", quiet=quiet)
+        warn(f"{printable(path)}: {printable(reason)}", quiet=quiet)
+    if writer.errors:
+        warn(f"{writer.errors} of {writer.done} inputs could not be read", quiet=quiet)
     note(f"{writer.done} inputs in {output}", quiet=quiet)
-    if unreadable:
+    if writer.errors:
         raise typer.Exit(SOME_UNREADABLE)
 
 

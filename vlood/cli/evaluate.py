@@ -126,7 +126,7 @@ def evaluate(
         split_names,
     )
     from vlood.engines.evaluating import collect_scores, result_rows, write_report
-    from vlood.prompts.classes import ClassName, label_lookup, read_classes
+    from vlood.prompts.classes import ClassName, label_lookup
 
     methods = list(dict.fromkeys(split_names(method or ["mcm"])))
     if fpr_mode not in ("canonical", "interp", "nearest"):
@@ -143,23 +143,21 @@ def evaluate(
     sources = [known, *sets.values()]
     if any("-" in source.inputs for source in sources):
         raise UsageError("eval does not read stdin; name files, folders, lists or embeddings")
+    for source in sources:
+        source.check(read)
+    wanted = ClassOptions.read(classes, template, class_embeddings, logit_scale, methods, setting)
     if id_labels is not None:
         known = _with_labels(known, id_labels)
 
     store = open_cache(run)
     needs_model = not class_embeddings or any(one.embeddings is None for one in sources)
     backbone = load_model(run) if needs_model else None
-    wanted = ClassOptions(classes, template, class_embeddings, logit_scale, methods, setting)
     detectors = detectors_of(wanted, backbone, store)
     for source in sources:
         if source.embeddings is not None:
             width = detectors[0].tensors["class_features"].shape[1]
             check_width(source.embeddings, source.inputs, width)
-    named_classes = (
-        read_classes(classes)
-        if classes is not None
-        else tuple(ClassName.of(name) for name in detectors[0].class_names)
-    )
+    named_classes = wanted.classes or tuple(map(ClassName.of, detectors[0].class_names))
     index = label_lookup(named_classes)
 
     def scored(source: Source, label: str) -> SetScores:
@@ -286,6 +284,6 @@ def _report_unreadable(sets: list[SetScores], quiet: bool) -> None:
     if not unreadable:
         return
     for path, reason in list(unreadable.items())[:20]:
-        warn(f"{printable(path)}: {reason}", quiet=quiet)
+        warn(f"{printable(path)}: {printable(reason)}", quiet=quiet)
     warn(f"{len(unreadable)} inputs could not be read and were left out", quiet=quiet)
     raise typer.Exit(SOME_UNREADABLE)

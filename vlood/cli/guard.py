@@ -47,15 +47,32 @@ def guarded(command: Command) -> Command:
             warn("stopped")
             leave(INTERRUPTED)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            warn("error: the output cannot be written: the disk is full; free some space")
+            warn(f"error: {_system_error(error)}")
             leave(FAILED)
         except MemoryError:
             warn("error: out of memory; use a smaller --batch-size")
             leave(FAILED)
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            warn(
+                f"error: this is a bug in vlood ({reason[:300]}); run it again with "
+                "VLOOD_DEBUG=1 and report what that shows"
+            )
+            leave(FAILED)
 
     return run  # type: ignore[return-value]
+
+
+def _system_error(error: OSError) -> str:
+    """Say what the operating system refused, and of which file, as far as it tells."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the output cannot be written: the disk is full; free some space"
+    from vlood.engines.records import printable
+
+    what = f"{printable(str(error.filename))}: " if error.filename else ""
+    return f"{what}{error.strerror or error}; check the place and its permissions"
 
 
 def leave(code: int) -> NoReturn:

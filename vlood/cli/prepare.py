@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vlood.features.stream import StreamSettings
     from vlood.images.sources import ImageItem
     from vlood.methods.contract import Detector
+    from vlood.prompts.classes import ClassName
     from vlood.prompts.templates import ClassFeatures
 
 
@@ -46,14 +47,50 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class ClassOptions:
-    """What is in-distribution, and with which methods to score."""
+    """What is in-distribution, and with which methods to score; read, so no file decides later."""
 
-    classes: str | None
-    templates: list[str] | None
-    class_embeddings: list[Path] | None
+    classes: tuple[ClassName, ...] | None
+    templates: list[str]
+    class_embeddings: list[Path]
     logit_scale: float | None
     methods: list[str]
-    settings: list[str] | None
+    settings: dict[str, str]
+
+    @classmethod
+    def read(
+        cls,
+        classes: str | None,
+        templates: list[str] | None,
+        class_embeddings: list[Path] | None,
+        logit_scale: float | None,
+        methods: list[str],
+        settings: list[str] | None,
+    ) -> ClassOptions:
+        """Read the option values, before a model is loaded: that takes seconds, a typo needs none.
+
+        Raises:
+            UsageError: there are no classes, or a value is wrong.
+        """
+        from vlood.methods import registry
+        from vlood.prompts.classes import read_classes
+        from vlood.prompts.templates import DEFAULT_TEMPLATE, read_templates
+
+        if classes is None and not class_embeddings:
+            raise UsageError(
+                "--classes is missing: name the known classes, e.g. --classes cats,dogs, a .txt "
+                "file, a library name such as cifar10, or a labelled folder"
+            )
+        for name in methods:
+            registry.get(name)
+        return cls(
+            classes=None if classes is None else read_classes(classes),
+            templates=[text for value in templates or [] for text in read_templates(value)]
+            or [DEFAULT_TEMPLATE],
+            class_embeddings=class_embeddings or [],
+            logit_scale=logit_scale,
+            methods=methods,
+            settings=_settings(settings),
+        )
 
 
 @dataclass(frozen=True)
@@ -64,7 +101,7 @@ class Source:
     embeddings: list[Embeddings] | None
 
     def items(self, read: ReadOptions) -> Iterator[ImageItem]:
-        """Yield the images, in order."""
+        """Yield the images, in order; inputs that cannot be images are refused at the call."""
         from vlood.images.sources import find_images
 
         return find_images(
@@ -73,6 +110,15 @@ class Source:
             stdin=sys.stdin.buffer,
             null_separated=read.null_separated,
         )
+
+    def check(self, read: ReadOptions) -> None:
+        """Refuse wrong inputs now, before anything slow is done.
+
+        Raises:
+            UsageError: an input does not exist or holds no images.
+        """
+        if self.embeddings is None:
+            self.items(read)
 
     def count(self, read: ReadOptions) -> int | None:
         """Return how many inputs there are; None where only reading them would tell."""
@@ -144,7 +190,7 @@ def detectors_of(
     """Fit the zero-shot methods the options name.
 
     Raises:
-        UsageError: no classes, or a class embedding of another width than the model.
+        UsageError: a class embedding of another width than the model.
     """
     from vlood.engines.detectors import fit_zero_shot
 
@@ -159,7 +205,7 @@ def detectors_of(
     scale = options.logit_scale
     if scale is None:
         scale = 100.0 if backbone is None or options.class_embeddings else backbone.logit_scale
-    return fit_zero_shot(options.methods, classes, scale, _settings(options.settings))
+    return fit_zero_shot(options.methods, classes, scale, options.settings)
 
 
 def check_width(embeddings: Sequence[Embeddings], inputs: Sequence[str], width: int) -> None:
@@ -176,20 +222,12 @@ def _class_features(
     options: ClassOptions, backbone: Backbone | None, cache: FeatureCache | None
 ) -> ClassFeatures:
     from vlood.engines.detectors import classes_from_files, classes_from_texts
-    from vlood.prompts.classes import read_classes
-    from vlood.prompts.templates import DEFAULT_TEMPLATE, read_templates
 
-    names = None if options.classes is None else read_classes(options.classes)
     if options.class_embeddings:
-        return classes_from_files(options.class_embeddings, names)
-    if names is None:
-        raise UsageError(
-            "--classes is missing: name the known classes, e.g. --classes cats,dogs, a .txt file, "
-            "a library name such as cifar10, or a labelled folder"
-        )
+        return classes_from_files(options.class_embeddings, options.classes)
     assert backbone is not None
-    templates = [text for value in options.templates or [] for text in read_templates(value)]
-    return classes_from_texts(names, templates or [DEFAULT_TEMPLATE], backbone, cache)
+    assert options.classes is not None
+    return classes_from_texts(options.classes, options.templates, backbone, cache)
 
 
 def _settings(values: Sequence[str] | None) -> dict[str, str]:

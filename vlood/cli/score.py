@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vlood.backbone.backbone import Backbone
-    from vlood.cli.prepare import ModelOptions, ReadOptions, Source
+    from vlood.cli.prepare import ClassOptions, ModelOptions, ReadOptions, Source
     from vlood.engines.records import Record, Sink, Tally
     from vlood.engines.scoring import ScoredBatch
     from vlood.features.cache import FeatureCache
@@ -141,11 +141,14 @@ def score(
         raise UsageError("--resume: needs -o FILE, the file to go on with")
     run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
     read = ReadOptions(root, null, fast_decode, background)
-    wanted = ClassOptions(classes, template, class_embeddings, logit_scale, [method], setting)
     source = sources_of(inputs)
+    source.check(read)
     known = sources_of(calibrate_on) if calibrate_on else None
-    if known is not None and "-" in known.inputs:
-        raise UsageError("--calibrate-on -: stdin is not read here; name files or folders")
+    if known is not None:
+        if "-" in known.inputs:
+            raise UsageError("--calibrate-on -: stdin is not read here; name files or folders")
+        known.check(read)
+    wanted = ClassOptions.read(classes, template, class_embeddings, logit_scale, [method], setting)
 
     store = open_cache(run)
     only_arrays = source.embeddings is not None and bool(class_embeddings)
@@ -160,18 +163,21 @@ def score(
     if known is not None:
         threshold = _calibrated(known, detector, backbone, run, read, store, tpr or 0.95, quiet)
 
+    chosen = _chosen_format(output, format)
+    if resume and output is not None and _is_complete(output):
+        tally = _complete_tally(output, chosen, source, read, detector)
+        warn(f"{output} is complete; leave --resume out to score again", quiet=quiet)
+        _finish(tally, fail_on_ood, quiet)
+        return
     sink, tally, skip = _open_sink(
         output,
-        format,
+        chosen,
         explain,
         resume and source.embeddings is None,
-        _fingerprint(inputs, run, wanted, read, threshold, backbone, detector),
+        _fingerprint(inputs, run, wanted, read, threshold, explain, backbone, detector),
         batch_size,
         quiet,
     )
-    if sink is None:
-        _finish(tally, fail_on_ood, quiet)
-        return
     decision = Decision(threshold, explain)
     total = source.count(read) if sys.stderr.isatty() and not quiet else None
     unreadable: list[str] = []
@@ -264,14 +270,14 @@ def _calibrated(
 
 def _open_sink(
     output: Path | None,
-    format: opt.Format | None,
+    chosen: str,
     explain: bool,
     resume: bool,
     fingerprint: dict[str, object],
     batch_size: int,
     quiet: bool,
-) -> tuple[Sink | None, Tally, list[Record]]:
-    """Open where the records go; None when a resumed file turns out to be complete."""
+) -> tuple[Sink, Tally, list[Record]]:
+    """Open where the records go, and return those kept from an interrupted run."""
     from vlood.engines.records import (
         CsvLines,
         FileSink,
@@ -279,12 +285,10 @@ def _open_sink(
         Tally,
         TerminalTable,
         columns_of,
-        read_json_lines,
     )
 
     tally = Tally()
     columns = columns_of(explain)
-    chosen = _chosen_format(output, format)
     if output is None or _is_stream(output):
         if chosen == "parquet":
             raise UsageError("--format parquet: is not for a stream; name a file with -o")
@@ -297,18 +301,48 @@ def _open_sink(
     if chosen == "table":
         raise UsageError("--format table: is for a terminal; use jsonl, csv or parquet with -o")
     sink = FileSink(output, chosen, columns, fingerprint)
-    if resume and sink.is_complete():
-        if chosen == "jsonl":
-            for record in read_json_lines(output):
-                tally.add(record)
-        note(f"{output} is complete already", quiet=quiet)
-        return None, tally, []
     kept = sink.start(resume=resume, batch_size=batch_size)
     for record in kept:
         tally.add(record)
     if kept:
         note(f"{len(kept)} finished records kept", quiet=quiet)
     return sink, tally, kept
+
+
+def _is_complete(output: Path) -> bool:
+    from vlood.engines.records import is_complete
+
+    return output.is_file() and is_complete(output)
+
+
+def _complete_tally(
+    output: Path, format: str, source: Source, read: ReadOptions, detector: Detector
+) -> Tally:
+    """Count the records of a complete file, after making sure that they are of these inputs."""
+    from vlood.engines.records import Tally, path_cell, read_records
+
+    tally = Tally()
+    if source.embeddings is not None:
+        paths = (one_id for one in source.embeddings for one_id in one.ids)
+    else:
+        paths = (item.path for item in source.items(read))
+    refusal = UsageError(
+        f"--resume: {output} is complete, but of other inputs or another method; leave --resume "
+        "out to start over, or name another file"
+    )
+    try:
+        for record in read_records(output, format):
+            path = next(paths, None)
+            if path is None or record["path"] not in (path, path_cell(path)):
+                raise refusal
+            if record.get("method") not in (None, "", detector.method):
+                raise refusal
+            tally.add(record)
+    except (ValueError, KeyError, OSError):
+        raise refusal from None
+    if next(paths, None) is not None:
+        raise refusal
+    return tally
 
 
 def _chosen_format(output: Path | None, format: opt.Format | None) -> str:
@@ -327,28 +361,36 @@ def _is_stream(path: Path) -> bool:
 def _fingerprint(
     inputs: list[str],
     run: ModelOptions,
-    wanted: object,
+    wanted: ClassOptions,
     read: ReadOptions,
     threshold: float | None,
+    explain: bool,
     backbone: Backbone | None,
     detector: Detector,
 ) -> dict[str, object]:
     """Describe all that decides the records, so that a resumed run is the same run."""
+    from hashlib import blake2b
+
+    described = repr((wanted.classes, wanted.templates, detector.class_names))
+    names = blake2b(described.encode("utf-8", "surrogateescape"), digest_size=16)
+    if wanted.class_embeddings:
+        names.update(detector.tensors["class_features"].tobytes())
     return {
         "inputs": inputs,
         "model": None if backbone is None else backbone.identity(),
-        "batch_size": run.batch_size,
-        "classes and method": repr(wanted),
+        "batch size": run.batch_size,
+        "classes": names.hexdigest(),
+        "method": [*wanted.methods, wanted.settings, wanted.logit_scale],
         "reading": repr(read),
-        "class names": len(detector.class_names),
         "threshold": threshold,
+        "explain": explain,
     }
 
 
 def _error_line(record: Record) -> str:
     from vlood.engines.records import printable
 
-    return f"{printable(record['path'])}: {record['error']}"
+    return f"{printable(record['path'])}: {printable(record['error'])}"
 
 
 def _abandon(sink: Sink, tally: Tally | None) -> None:

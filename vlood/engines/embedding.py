@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from vlood import __version__
@@ -39,16 +41,17 @@ def embed_images(
     """Append the embeddings of ``items`` to a store, after those it has; yield (count, errors).
 
     Raises:
-        UsageError: there are fewer inputs than the store has already.
+        UsageError: the inputs do not begin with those the store has already.
         VloodError: ``local`` is asked of a model without local embeddings.
     """
     if local and backbone.local_refusal is not None:
         raise VloodError(f"--local: {backbone.local_refusal}")
-    for _ in range(writer.done):
-        if next(items, None) is None:
+    for done in writer.committed_inputs():
+        # A part lists its unreadable inputs after the others, so order tells nothing here.
+        if Counter(done) != Counter(item.path for item in islice(items, len(done))):
             raise UsageError(
-                "--resume: there are fewer inputs than the store holds; "
-                "use the same inputs, or another folder"
+                f"--resume: {writer.folder} was started with other inputs; use the same ones in "
+                "the same order, or another folder"
             )
     for batch in encode_images(items, backbone, settings, cache=cache, local=local):
         chosen = [batch.items[position] for position in batch.positions.tolist()]

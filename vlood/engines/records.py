@@ -173,7 +173,7 @@ class FileSink:
     @property
     def partial(self) -> Path:
         """Return the file that grows during the run."""
-        return self.path.with_name(self.path.name + ".partial")
+        return partial_of(self.path)
 
     @property
     def _state(self) -> Path:
@@ -202,10 +202,6 @@ class FileSink:
                 self.partial.write_text("")
             self._file = self.partial.open("a", encoding="utf-8", newline="")
         return kept
-
-    def is_complete(self) -> bool:
-        """Say whether an earlier run finished this very file and left nothing to resume."""
-        return self.path.exists() and not self.partial.exists()
 
     def write(self, records: Sequence[Record]) -> None:
         """Append the records."""
@@ -325,6 +321,55 @@ def read_json_lines(path: Path) -> Iterator[Record]:
             yield json.loads(line)
 
 
+def read_records(path: Path, format: str) -> Iterator[Record]:
+    """Yield what a finished file of records says of path, method, ood and error, whole or flat.
+
+    Flat formats show paths as `path_cell` writes them, and have empty cells for what is absent.
+    """
+    if format == "jsonl":
+        yield from read_json_lines(path)
+        return
+    for row in _read_csv(path) if format == "csv" else _read_parquet(path):
+        record: Record = {"path": row["path"], "method": row["method"]}
+        record["ood"] = row["ood"] in (True, "true")
+        if row["error"]:
+            record["error"] = row["error"]
+        yield record
+
+
+def is_complete(path: Path) -> bool:
+    """Say whether an earlier run finished this very file and left nothing to resume."""
+    return path.exists() and not partial_of(path).exists()
+
+
+def partial_of(path: Path) -> Path:
+    """Return the file that grows beside `path` during a run."""
+    return path.with_name(path.name + ".partial")
+
+
+def path_cell(path: str) -> str:
+    """Write a path as flat formats hold it: bytes that are not UTF-8 as backslash escapes."""
+    try:
+        data = path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        # A surrogate that no file name gives, only a list somebody wrote.
+        data = path.encode("utf-8", "backslashreplace")
+    return data.decode("utf-8", "backslashreplace")
+
+
+def _read_csv(path: Path) -> Iterator[Record]:
+    with open(path, encoding="utf-8", newline="") as stream:
+        yield from csv.DictReader(stream)
+
+
+def _read_parquet(path: Path) -> Iterator[Record]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=["path", "method", "ood", "error"]):
+            yield from batch.to_pylist()
+
+
 def write_parquet(path: Path, records: Iterable[Record], columns: Sequence[str]) -> None:
     """Write records as Parquet, streaming, and flush them to disk."""
     import pyarrow as pa
@@ -335,7 +380,7 @@ def write_parquet(path: Path, records: Iterable[Record], columns: Sequence[str])
     schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
     with open(path, "wb") as stream, pq.ParquetWriter(stream, schema) as writer:
         for chunk in _chunks(records, 10_000):
-            rows = [{name: _cell(name, record.get(name)) for name in columns} for record in chunk]
+            rows = [{name: _cell(record.get(name)) for name in columns} for record in chunk]
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
         stream.flush()
         os.fsync(stream.fileno())
@@ -343,21 +388,20 @@ def write_parquet(path: Path, records: Iterable[Record], columns: Sequence[str])
 
 def printable(path: str) -> str:
     """Show a path on one line of valid text, whatever bytes and line breaks it holds."""
-    shown = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in shown
+        for letter in path_cell(path)
     )
 
 
-def _cell(name: str, value: Any) -> Any:
-    if name == "path":
-        return os.fsencode(value).decode("utf-8", "backslashreplace")
+def _cell(value: Any) -> Any:
+    if isinstance(value, str):
+        return path_cell(value)
     return json.dumps(value) if isinstance(value, list) else value
 
 
 def _flat(record: Record) -> dict[str, Any]:
-    flat = {name: _cell(name, value) for name, value in record.items()}
+    flat = {name: _cell(value) for name, value in record.items()}
     if isinstance(flat.get("ood"), bool):
         flat["ood"] = str(flat["ood"]).lower()
     return flat

@@ -7,6 +7,7 @@ Nothing here unpickles.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,8 +53,9 @@ class Embeddings:
 
 def looks_like_embeddings(path: Path) -> bool:
     """Tell by its name whether a path holds embeddings, not images; a folder, by its store file."""
-    if path.is_dir():
-        return (path / STORE_FILE).is_file()
+    # `os.path.isdir` says no where `Path.is_dir` raises: a name too long, a folder that is shut.
+    if os.path.isdir(path):  # noqa: PTH112
+        return os.path.isfile(path / STORE_FILE)  # noqa: PTH113
     return path.suffix.lower() in SUFFIXES
 
 

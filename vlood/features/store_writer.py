@@ -23,6 +23,7 @@ from vlood.features.store_folder import (
     StorePart,
     digest_of,
     good_parts,
+    read_lines,
     read_state,
 )
 
@@ -77,6 +78,16 @@ class EmbeddingStoreWriter:
     def done(self) -> int:
         """Return how many inputs, unreadable ones included, are committed: whole batches."""
         return sum(part.rows + part.errors for part in self._parts)
+
+    @property
+    def errors(self) -> int:
+        """Return how many of the committed inputs could not be read."""
+        return sum(part.errors for part in self._parts)
+
+    def committed_inputs(self) -> Iterator[list[str]]:
+        """Yield the ids of each committed part, unreadable inputs after the others of a batch."""
+        for part in self._parts:
+            yield [line["id"] for line in read_lines(self.folder / part.ids_file)]
 
     def append(
         self,

@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+
+from vlood.training.pictures import Batch, CaptionedPictures
 
 CONTEXT_LENGTH = 77
 FULL_VOCABULARY = 49408
@@ -55,34 +55,6 @@ class ContrastiveSettings:
         }
     )
     text: dict[str, int] = field(default_factory=lambda: {"width": 128, "heads": 4, "layers": 2})
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Pictures, what is said of each, and what could be said of none of them.
-
-    Attributes:
-        images: uint8 [B, H, W, 3].
-        captions: B texts, one a picture.
-        absent: captions of classes that no picture of the batch shows: more wrong answers to tell
-            a picture's own caption from.
-    """
-
-    images: NDArray[np.uint8]
-    captions: list[str]
-    absent: list[str]
-
-
-class CaptionedPictures(Protocol):
-    """What the trainer reads: batches that depend on nothing but the seed and the step."""
-
-    def batch(self, size: int, seed: int, step: int) -> Batch:
-        """Return one batch of at most ``size`` pictures, no two of one class."""
-        ...
-
-    def words(self) -> Sequence[str]:
-        """Return texts that between them hold every word of every caption."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -125,15 +97,32 @@ def train(
     """
     out.mkdir(parents=True, exist_ok=True)
     vocabulary = Vocabulary.of(pictures.words())
-    torch.manual_seed(settings.seed)
-    model = _build(settings, len(vocabulary.kept)).to(device)
+    # open_clip draws its weights and the patches it leaves out from the global generator: lent to
+    # this run with its own seed, and given back as it was.
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        model = _build(settings, len(vocabulary.kept)).to(device)
+        _run(model, vocabulary, pictures, settings, out / "state.pt", device, on_step)
+    return export(model, vocabulary, settings, out / "model")
+
+
+def _run(
+    model: Any,
+    vocabulary: Vocabulary,
+    pictures: CaptionedPictures,
+    settings: ContrastiveSettings,
+    state: Path,
+    device: str,
+    on_step: Callable[[int, float], None] | None,
+) -> None:
+    """Take every step that is left, keeping the run's state every so often."""
     optimizer = torch.optim.AdamW(
         _parameter_groups(model, settings.weight_decay),
         lr=settings.learning_rate,
         betas=(0.9, 0.98),
         eps=1e-6,
     )
-    first = _resume(out / "state.pt", model, optimizer, settings)
+    first = _resume(state, model, optimizer, settings)
     mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
     std = torch.tensor(STD, device=device).view(1, 3, 1, 1)
     model.train()
@@ -159,8 +148,7 @@ def train(
         if on_step is not None:
             on_step(step, float(loss.detach()))
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
-            _checkpoint(out / "state.pt", model, optimizer, settings, step + 1)
-    return export(model, vocabulary, settings, out / "model")
+            _checkpoint(state, model, optimizer, settings, step + 1)
 
 
 def contrastive_loss(
@@ -285,6 +273,8 @@ def _checkpoint(
         "optimizer": optimizer.state_dict(),
         "settings": json.dumps(asdict(settings)),
         "step": step,
+        "generator": torch.get_rng_state(),
+        "cuda_generators": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
@@ -299,6 +289,9 @@ def _resume(path: Path, model: Any, optimizer: Any, settings: ContrastiveSetting
         raise ValueError(f"{path} holds a run with other settings; choose another folder")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["generator"])
+    for number, generator in enumerate(state["cuda_generators"]):
+        torch.cuda.set_rng_state(generator, number)
     return int(state["step"])
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +13,36 @@ from PIL import Image
 
 from vlood.images import world
 from vlood.images.pictograms import pictograms
-from vlood.training.contrastive import Batch
 
 _LOOK_WORDS = "blurry noisy small large rotated partly hidden photo of on background"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures, what is said of each, and what could be said of none of them.
+
+    Attributes:
+        images: uint8 [B, H, W, 3].
+        captions: B texts, one a picture.
+        absent: captions of classes that no picture of the batch shows: more wrong answers to tell
+            a picture's own caption from.
+    """
+
+    images: NDArray[np.uint8]
+    captions: list[str]
+    absent: list[str]
+
+
+class CaptionedPictures(Protocol):
+    """What the trainer reads: batches that depend on nothing but the seed and the step."""
+
+    def batch(self, size: int, seed: int, step: int) -> Batch:
+        """Return one batch of at most ``size`` pictures, no two of one class."""
+        ...
+
+    def words(self) -> Sequence[str]:
+        """Return texts that between them hold every word of every caption."""
+        ...
 
 
 class WorldPictures:

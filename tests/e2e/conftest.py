@@ -1,0 +1,175 @@
+"""Run the installed `vlood` as a user does: another process, its exit code, its two streams."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+TIMEOUT = 120
+CLASSES = "red thing,green thing,blue thing,grey thing"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run of the command left."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    def sentence(self, code: int) -> str:
+        """Check that the run failed with `code` and one `error:` line; return that line."""
+        assert self.code == code, self.err
+        errors = [line for line in self.err.splitlines() if "error:" in line.lower()]
+        assert len(errors) == 1, self.err
+        assert "Traceback" not in self.err
+        assert len(errors[0]) < 600
+        return errors[0]
+
+
+Vlood = Callable[..., Result]
+
+
+def command() -> str:
+    """Return the installed command: the one beside this interpreter, or the one on the path."""
+    beside = Path(sys.executable).with_name("vlood")
+    found = str(beside) if beside.exists() else shutil.which("vlood")
+    if found is None:
+        pytest.skip("vlood is not installed: pip install -e .")
+    return found
+
+
+def interruptible() -> None:
+    """Undo an ignored Ctrl-C or a changed pipe signal that the test runner may hand down."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return an environment apart from the user's: own caches, no network, no colours."""
+    base = tmp_path_factory.mktemp("home")
+    dead = "http://127.0.0.1:9"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("VLOOD")}
+    return {
+        **kept,
+        "VLOOD_CACHE": str(base / "cache"),
+        "HF_HOME": str(base / "huggingface"),
+        "TORCH_HOME": str(base / "torch"),
+        "XDG_CACHE_HOME": str(base / "xdg"),
+        **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), dead),
+        "OMP_NUM_THREADS": "1",
+        "NO_COLOR": "1",
+        "COLUMNS": "120",
+    }
+
+
+@pytest.fixture(scope="session")
+def vlood(environment: dict[str, str]) -> Vlood:
+    """Return a function that runs the command to its end."""
+
+    def run(
+        *arguments: str | Path,
+        stdin: bytes | None = None,
+        cwd: Path | None = None,
+        extra: dict[str, str] | None = None,
+        limit: float = TIMEOUT,
+        **options: Any,
+    ) -> Result:
+        done = subprocess.run(
+            [command(), *map(str, arguments)],
+            input=b"" if stdin is None else stdin,
+            stdout=options.pop("stdout", subprocess.PIPE),
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env={**environment, **(extra or {})},
+            timeout=limit,
+            **options,
+        )
+        return Result(
+            done.returncode,
+            (done.stdout or b"").decode("utf-8", "surrogateescape"),
+            done.stderr.decode("utf-8", "surrogateescape"),
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def start(environment: dict[str, str]) -> Callable[..., subprocess.Popen[bytes]]:
+    """Return a function that starts the command and leaves it running."""
+
+    def begin(
+        arguments: Sequence[str | Path], extra: dict[str, str] | None = None, **options: Any
+    ) -> subprocess.Popen[bytes]:
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        return subprocess.Popen(
+            [command(), *map(str, arguments)],
+            stdin=options.pop("stdin", subprocess.DEVNULL),
+            env={**environment, **(extra or {})},
+            preexec_fn=interruptible,
+            **options,
+        )
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Write a tiny random CLIP in open_clip's folder layout; return it as a --model value."""
+    import torch
+    from open_clip.model import CLIP
+    from safetensors.torch import save_file
+
+    vision = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = CLIP(32, vision, text)
+        for name, parameter in model.named_parameters():
+            if name.endswith(("positional_embedding", "text_projection")):
+                torch.nn.init.normal_(parameter, std=0.3)
+    folder = tmp_path_factory.mktemp("tiny-model")
+    save_file(dict(model.state_dict()), folder / "open_clip_model.safetensors")
+    config = {
+        "model_cfg": {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text},
+        "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3},
+    }
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    return f"local-dir:{folder}"
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a folder of 70 different small pictures: more than two batches."""
+    return write_pictures(tmp_path_factory.mktemp("few"), 70)
+
+
+def write_pictures(folder: Path, count: int, side: int = 40, seed: int = 0) -> Path:
+    """Write `count` different pictures, in sub-folders of 500."""
+    from PIL import Image
+
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        place = folder / f"class-{number // 500}"
+        place.mkdir(parents=True, exist_ok=True)
+        rough = rng.integers(0, 256, (4, 4, 3), np.uint8)
+        Image.fromarray(rough).resize((side, side)).save(
+            place / f"{number:05d}.png", compress_level=1
+        )
+    return folder
