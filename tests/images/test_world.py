@@ -48,7 +48,7 @@ def test_the_splits_do_not_share_names() -> None:
     near = {pictogram.name for pictogram in world.near_pictograms()}
     assert len(known) == 12
     assert not known & near
-    assert known | near == set(world.vocabulary())
+    assert known | near | set(world.far_names().values()) == set(world.vocabulary())
 
 
 def test_the_same_seed_gives_the_same_pixels_and_another_seed_others() -> None:
@@ -106,6 +106,16 @@ def test_a_harder_picture_is_smaller_and_more_degraded_on_average() -> None:
     assert np.mean([look.size for look in hard]) < np.mean([look.size for look in easy])
     assert all(look.noise == look.blur == look.occlusion == look.angle == 0 for look in easy)
     assert max(look.noise for look in hard) > 20
+
+
+def test_ink_stands_out_from_the_background() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        look = world.random_look(rng)
+        ink, paper = (
+            np.dot((0.299, 0.587, 0.114), world.COLOURS[c]) for c in (look.colour, look.background)
+        )
+        assert abs(ink - paper) >= 50
 
 
 def test_captions_name_the_pictogram_and_only_what_is_seen() -> None:

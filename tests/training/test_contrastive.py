@@ -94,6 +94,7 @@ def test_a_batch_depends_on_nothing_but_seed_and_step() -> None:
     assert one.captions == two.captions
     assert one.images.shape == (8, world.SIZE, world.SIZE, 3)
     assert len(one.absent) == len(world.vocabulary()) - 8
+    assert len(set(one.captions)) == 8
 
 
 @pytest.mark.slow

@@ -129,6 +129,7 @@ def score(
         open_cache,
         sources_of,
     )
+    from vlood.engines.records import check_place
     from vlood.engines.scoring import Decision, records_of
 
     if tpr is not None and not calibrate_on:
@@ -139,6 +140,8 @@ def score(
         raise UsageError("--fail-on-ood: needs --threshold or --calibrate-on to know what is OOD")
     if resume and output is None:
         raise UsageError("--resume: needs -o FILE, the file to go on with")
+    if output is not None:
+        check_place(output)
     run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
     read = ReadOptions(root, null, fast_decode, background)
     source = sources_of(inputs)

@@ -186,12 +186,7 @@ class FileSink:
             UsageError: the folder does not exist, or ``resume`` finds a run with other settings.
             VloodError: the place cannot be written.
         """
-        if not self.path.parent.is_dir():
-            raise UsageError(
-                f"-o {self.path}: the folder {self.path.parent} does not exist; make it"
-            )
-        if self.path.is_dir():
-            raise UsageError(f"-o {self.path}: is a folder; name a file")
+        check_place(self.path)
         kept: list[Record] = []
         with self._explained():
             if resume and self.partial.exists():
@@ -335,6 +330,18 @@ def read_records(path: Path, format: str) -> Iterator[Record]:
         if row["error"]:
             record["error"] = row["error"]
         yield record
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place where no file can be.
+
+    Raises:
+        UsageError: the folder does not exist, or the place is a folder.
+    """
+    if not path.parent.is_dir():
+        raise UsageError(f"-o {path}: the folder {path.parent} does not exist; make it")
+    if path.is_dir():
+        raise UsageError(f"-o {path}: is a folder; name a file")
 
 
 def is_complete(path: Path) -> bool:

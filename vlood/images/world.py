@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,7 @@ TEXTURES = ("stripes", "checks", "dots", "clouds", "waves")
 NOISES = ("gaussian noise", "uniform noise", "salt and pepper noise")
 SHIFTS = ("blur", "noise", "contrast")
 SEVERITIES = (1, 2, 3, 4, 5)
+_CONTRAST = 50.0
 
 
 @dataclass(frozen=True)
@@ -97,24 +99,35 @@ class Look:
 
 def random_look(rng: np.random.Generator, difficulty: float = 0.5) -> Look:
     """Draw a look; ``difficulty`` in [0, 1] scales shrinking, turning, hiding, blur and noise."""
-    colour, background = rng.choice(list(COLOURS), size=2, replace=False)
-    smallest = 0.85 - 0.45 * difficulty
+    colour = str(rng.choice(list(COLOURS)))
+    background = str(rng.choice(_visible_on(colour)))
+    smallest = 0.85 - 0.4 * difficulty
     size = float(rng.uniform(smallest, 0.95))
     room = (1 - size) / 2 + 0.08 * difficulty
     return Look(
-        colour=str(colour),
-        background=str(background),
+        colour=colour,
+        background=background,
         backdrop=str(
             rng.choice(["plain", "gradient", "clouds", "stripes"], p=[0.4, 0.25, 0.2, 0.15])
         ),
         size=size,
-        angle=float(rng.uniform(-45, 45) * difficulty),
+        angle=float(rng.uniform(-40, 40) * difficulty),
         x=0.5 + float(rng.uniform(-room, room)),
         y=0.5 + float(rng.uniform(-room, room)),
-        occlusion=float(rng.uniform(0, 0.35) * difficulty) if rng.random() < 0.5 else 0.0,
+        occlusion=float(rng.uniform(0, 0.3) * difficulty) if rng.random() < 0.5 else 0.0,
         blur=float(rng.uniform(0, 2.2) * difficulty) if rng.random() < 0.5 else 0.0,
-        noise=float(rng.uniform(0, 60) * difficulty) if rng.random() < 0.5 else 0.0,
+        noise=float(rng.uniform(0, 50) * difficulty) if rng.random() < 0.5 else 0.0,
     )
+
+
+def _visible_on(colour: str) -> list[str]:
+    """Return the colours that stand out from ``colour`` by their brightness."""
+
+    def brightness(name: str) -> float:
+        red, green, blue = COLOURS[name]
+        return 0.299 * red + 0.587 * green + 0.114 * blue
+
+    return [name for name in COLOURS if abs(brightness(name) - brightness(colour)) >= _CONTRAST]
 
 
 def draw(codepoint: int, look: Look, rng: np.random.Generator) -> Image.Image:
@@ -152,9 +165,16 @@ def caption(name: str, look: Look, rng: np.random.Generator) -> str:
     return str(rng.choice(CAPTIONS)).format(words)
 
 
+def far_names() -> dict[str, str]:
+    """Return what each kind of far-OOD picture is called in a caption."""
+    letters = {script: f"{script} letter" for script in SCRIPTS}
+    patterns = {texture: f"pattern of {texture}" for texture in TEXTURES}
+    return {**letters, **patterns, **{noise: noise for noise in NOISES}}
+
+
 def vocabulary() -> tuple[str, ...]:
     """Return every name the bundled model was shown: the words to mine negatives from."""
-    return tuple(pictogram.name for pictogram in pictograms())
+    return (*(pictogram.name for pictogram in pictograms()), *far_names().values())
 
 
 def id_pictograms() -> tuple[Pictogram, ...]:
@@ -203,7 +223,7 @@ def far_images(per_kind: int, seed: int = 0) -> Iterator[WorldImage]:
     for kind, label in enumerate([*SCRIPTS, *TEXTURES, *NOISES]):
         for index in range(per_kind):
             rng = np.random.default_rng([seed, _SPLIT_SEEDS["far"], kind, index])
-            yield WorldImage("far", label, index, _far_image(label, rng))
+            yield WorldImage("far", label, index, far_image(label, rng))
 
 
 def shifted_images(
@@ -308,10 +328,10 @@ def _degrade(
     return image
 
 
-def _far_image(label: str, rng: np.random.Generator) -> Image.Image:
+def far_image(label: str, rng: np.random.Generator) -> Image.Image:
+    """Draw one far-OOD picture of a kind: a letter, a texture or noise."""
     if label in SCRIPTS:
-        first, last = SCRIPTS[label]
-        letters = [point for point in covered_codepoints() if first <= point <= last]
+        letters = _letters(label)
         return draw(int(rng.choice(letters)), random_look(rng, _DIFFICULTY), rng)
     if label in TEXTURES:
         one, two = rng.choice(list(COLOURS), size=2, replace=False)
@@ -319,6 +339,12 @@ def _far_image(label: str, rng: np.random.Generator) -> Image.Image:
         pixels = _jitter(COLOURS[one], rng) * pattern + _jitter(COLOURS[two], rng) * (1 - pattern)
         return _degrade(pixels.astype(np.float32), 0.0, float(rng.uniform(0, 20)), rng)
     return Image.fromarray(_noise_field(label, rng))
+
+
+@lru_cache(maxsize=16)
+def _letters(script: str) -> tuple[int, ...]:
+    first, last = SCRIPTS[script]
+    return tuple(point for point in covered_codepoints() if first <= point <= last)
 
 
 def _noise_field(kind: str, rng: np.random.Generator) -> NDArray[np.uint8]:

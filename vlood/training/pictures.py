@@ -14,6 +14,7 @@ from PIL import Image
 from vlood.images import world
 from vlood.images.pictograms import pictograms
 
+_HARDEST = 0.6
 _LOOK_WORDS = "blurry noisy small large rotated partly hidden photo of on background"
 
 
@@ -51,17 +52,23 @@ class WorldPictures:
     def batch(self, size: int, seed: int, step: int) -> Batch:
         """Draw one batch; difficulty is spread so that easy and hard pictures are both learned."""
         rng = np.random.default_rng([seed, 1000, step])
-        names = pictograms()
+        shown, kinds = pictograms(), world.far_names()
+        names = [*(pictogram.name for pictogram in shown), *kinds.values()]
         order = rng.permutation(len(names))
         chosen = order[:size]
         images = np.empty((len(chosen), world.SIZE, world.SIZE, 3), np.uint8)
         captions = []
         for row, number in enumerate(chosen):
-            pictogram = names[number]
-            look = world.random_look(rng, float(rng.uniform(0.0, 0.7)))
-            images[row] = np.asarray(world.draw(int(rng.choice(pictogram.glyphs)), look, rng))
-            captions.append(world.caption(pictogram.name, look, rng))
-        return Batch(images, captions, [_plain_caption(names[n].name, rng) for n in order[size:]])
+            if number < len(shown):
+                look = world.random_look(rng, float(rng.uniform(0.0, _HARDEST)))
+                glyph = int(rng.choice(shown[number].glyphs))
+                images[row] = np.asarray(world.draw(glyph, look, rng))
+                captions.append(world.caption(names[number], look, rng))
+            else:
+                kind = list(kinds)[number - len(shown)]
+                images[row] = np.asarray(world.far_image(kind, rng))
+                captions.append(_plain_caption(names[number], rng))
+        return Batch(images, captions, [_plain_caption(names[n], rng) for n in order[size:]])
 
     def words(self) -> list[str]:
         """Return every word a caption can hold."""
