@@ -49,7 +49,7 @@ def demo(
     start_logging(quiet)
     from rich.console import Console
 
-    from vlood.engines.demo import CALIBRATION_PICTURES, PICTURES, run_demo
+    from vlood.engines.demo import CALIBRATION_PICTURES, METHODS, PICTURES, run_demo
     from vlood.evaluation.table import results_table
 
     started = time.monotonic()
@@ -61,9 +61,14 @@ def demo(
         )
     console.print(results_table(result.rows))
     console.print(
-        f"MCM's threshold {result.threshold:.4f} keeps 95 % of {CALIBRATION_PICTURES} other "
-        "pictures of the 12. With it:"
+        "others: the 230 other pictograms; letters: letters of other scripts, textures and noise.\n"
     )
-    for name, (share, count) in result.called_ood.items():
-        console.print(f"  {name:<26} {share:>6.1%} of {count} called OOD")
+    console.print(
+        f"With a threshold that keeps 95 % of {CALIBRATION_PICTURES} known pictures kept apart, "
+        "called OOD by"
+    )
+    console.print(f"  {'':<32}" + "".join(f"{method:>11}" for method in METHODS))
+    for name, shares in result.called_ood.items():
+        cells = "".join(f"{shares[method]:>11.1%}" for method in METHODS)
+        console.print(f"  {f'{result.sizes[name]} of {name}':<32}{cells}")
     console.print(_AFTER.format(seconds=time.monotonic() - started, folder=output))

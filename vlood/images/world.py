@@ -205,7 +205,7 @@ class WorldImage:
 
 
 _SPLIT_SEEDS = {"id/train": 1, "id/test": 2, "near": 3, "far": 4, "shifted": 5}
-_DIFFICULTY = 0.62
+_DIFFICULTY = 0.5
 
 
 def id_images(split: str, per_class: int, seed: int = 0) -> Iterator[WorldImage]:

@@ -36,7 +36,7 @@ class ContrastiveSettings:
     "Scaling Language-Image Pre-training via Masking"): half the cost, and used to hidden parts.
     """
 
-    steps: int = 3800
+    steps: int = 2400
     batch_size: int = 128
     learning_rate: float = 2e-3
     weight_decay: float = 0.1
