@@ -6,10 +6,13 @@ import io
 import os
 import sys
 
+from vlood.cli.interrupt import leave_on_interrupt
+
 
 def main() -> None:
     """Run ``vlood`` and exit: 0 done, 1 failed, 2 usage, 3 some inputs unreadable, 4 OOD found."""
     try:
+        leave_on_interrupt()
         # Records are UTF-8 whatever the locale says; a terminal knows best what it can show.
         if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
             sys.stdout.reconfigure(encoding="utf-8")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlood.cli import options as opt
-from vlood.cli.guard import INTERRUPTED, SOME_UNREADABLE, guarded, leave
+from vlood.cli.guard import SOME_UNREADABLE, guarded, leave
+from vlood.cli.interrupt import INTERRUPTED
 from vlood.cli.talk import note, progress, start_logging, warn
 from vlood.errors import UsageError
 

@@ -11,6 +11,7 @@ from typing import NoReturn, TypeVar
 
 import typer
 
+from vlood.cli.interrupt import INTERRUPTED
 from vlood.cli.talk import warn
 from vlood.errors import VloodError
 
@@ -19,7 +20,6 @@ Command = TypeVar("Command", bound=Callable[..., None])
 FAILED = 1
 SOME_UNREADABLE = 3
 OOD_FOUND = 4
-INTERRUPTED = 130
 
 
 def guarded(command: Command) -> Command:

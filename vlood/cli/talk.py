@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from vlood.cli.interrupt import interruptible
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -89,9 +91,13 @@ class Progress:
 
 @contextmanager
 def progress(label: str, total: int | None, *, quiet: bool) -> Iterator[Progress]:
-    """Show progress on stderr while the block runs, if stderr is a terminal."""
-    bar = Progress(label, total, shown=not quiet and sys.stderr.isatty())
-    try:
-        yield bar
-    finally:
-        bar.stop()
+    """Show progress on stderr while the block runs, if stderr is a terminal.
+
+    Ctrl-C raises `KeyboardInterrupt` in the block: the line is taken away, finished work kept.
+    """
+    with interruptible():
+        bar = Progress(label, total, shown=not quiet and sys.stderr.isatty())
+        try:
+            yield bar
+        finally:
+            bar.stop()
