@@ -130,7 +130,6 @@ def score(
         open_cache,
         sources_of,
     )
-    from vlood.engines.records import check_place
     from vlood.engines.scoring import Decision, records_of
 
     if tpr is not None and not calibrate_on:
@@ -141,8 +140,7 @@ def score(
         raise UsageError("--fail-on-ood: needs --threshold or --calibrate-on to know what is OOD")
     if resume and output is None:
         raise UsageError("--resume: needs -o FILE, the file to go on with")
-    if output is not None:
-        check_place(output)
+    chosen = _chosen_format(output, format)
     run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
     read = ReadOptions(root, null, fast_decode, background)
     source = sources_of(inputs)
@@ -153,6 +151,12 @@ def score(
             raise UsageError("--calibrate-on -: stdin is not read here; name files or folders")
         known.check(read)
     wanted = ClassOptions.read(classes, template, class_embeddings, logit_scale, [method], setting)
+
+    if resume and output is not None and _is_complete(output):
+        tally = _complete_tally(output, chosen, source, read, method)
+        warn(f"{output} is complete; leave --resume out to score again", quiet=quiet)
+        _finish(tally, fail_on_ood, quiet)
+        return
 
     store = open_cache(run)
     only_arrays = source.embeddings is not None and bool(class_embeddings)
@@ -167,12 +171,6 @@ def score(
     if known is not None:
         threshold = _calibrated(known, detector, backbone, run, read, store, tpr or 0.95, quiet)
 
-    chosen = _chosen_format(output, format)
-    if resume and output is not None and _is_complete(output):
-        tally = _complete_tally(output, chosen, source, read, detector)
-        warn(f"{output} is complete; leave --resume out to score again", quiet=quiet)
-        _finish(tally, fail_on_ood, quiet)
-        return
     sink, tally, skip = _open_sink(
         output,
         chosen,
@@ -294,16 +292,12 @@ def _open_sink(
     tally = Tally()
     columns = columns_of(explain)
     if output is None or _is_stream(output):
-        if chosen == "parquet":
-            raise UsageError("--format parquet: is not for a stream; name a file with -o")
         stream = sys.stdout if output is None else output.open("w", encoding="utf-8")
         if chosen == "csv":
             return CsvLines(stream, columns), tally, []
         if chosen == "table":
             return TerminalTable(stream, colour=stream.isatty()), tally, []
         return JsonLines(stream), tally, []
-    if chosen == "table":
-        raise UsageError("--format table: is for a terminal; use jsonl, csv or parquet with -o")
     sink = FileSink(output, chosen, columns, fingerprint)
     kept = sink.start(resume=resume, batch_size=batch_size)
     for record in kept:
@@ -320,7 +314,7 @@ def _is_complete(output: Path) -> bool:
 
 
 def _complete_tally(
-    output: Path, format: str, source: Source, read: ReadOptions, detector: Detector
+    output: Path, format: str, source: Source, read: ReadOptions, method: str
 ) -> Tally:
     """Count the records of a complete file, after making sure that they are of these inputs."""
     from vlood.engines.records import Tally, path_cell, read_records
@@ -339,7 +333,7 @@ def _complete_tally(
             path = next(paths, None)
             if path is None or record["path"] not in (path, path_cell(path)):
                 raise refusal
-            if record.get("method") not in (None, "", detector.method):
+            if record.get("method") not in (None, "", method):
                 raise refusal
             tally.add(record)
     except (ValueError, KeyError, OSError):
@@ -350,11 +344,24 @@ def _complete_tally(
 
 
 def _chosen_format(output: Path | None, format: opt.Format | None) -> str:
-    if format is not None:
-        return format.value
-    if output is None:
-        return "table" if sys.stdout.isatty() else "jsonl"
-    return {".csv": "csv", ".parquet": "parquet"}.get(output.suffix.lower(), "jsonl")
+    """Return the format asked for, or the one that fits the place.
+
+    Raises:
+        UsageError: there can be no such file, or the format is not for the place.
+    """
+    from vlood.engines.records import check_place
+
+    if output is None or _is_stream(output):
+        plain = "table" if output is None and sys.stdout.isatty() else "jsonl"
+        chosen = plain if format is None else format.value
+        if chosen == "parquet":
+            raise UsageError("--format parquet: is not for a stream; name a file with -o")
+        return chosen
+    check_place(output)
+    if format is opt.Format.table:
+        raise UsageError("--format table: is for a terminal; use jsonl, csv or parquet with -o")
+    by_ending = {".csv": "csv", ".parquet": "parquet"}.get(output.suffix.lower(), "jsonl")
+    return by_ending if format is None else format.value
 
 
 def _is_stream(path: Path) -> bool:
