@@ -355,14 +355,20 @@ def test_bad_embeddings_are_refused(vlood: Vlood, tmp_path: Path) -> None:
 # Outputs that cannot be written.
 
 
-def test_a_read_only_output_is_one_sentence(
-    vlood: Vlood, tiny: str, few: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def shut(tmp_path: Path) -> Path:
+    """Return a folder nobody may write, or skip where this user may all the same."""
     if not modes_are_obeyed(tmp_path):
         pytest.skip("this user may write everywhere, and the right to cannot be dropped")
-    shut = tmp_path / "shut"
-    shut.mkdir()
-    shut.chmod(0o555)
+    folder = tmp_path / "shut"
+    folder.mkdir()
+    folder.chmod(0o555)
+    return folder
+
+
+def test_a_read_only_output_is_one_sentence(
+    vlood: Vlood, tiny: str, few: Path, shut: Path, tmp_path: Path
+) -> None:
     common = ("--model", tiny, "-q")
     options = ("--classes", CLASSES, "--cache", shut / "cache")
     done = vlood(
@@ -375,14 +381,7 @@ def test_a_read_only_output_is_one_sentence(
     refused(missing, "does not exist")
 
 
-def test_a_read_only_cache_stops_nothing(
-    vlood: Vlood, tiny: str, few: Path, tmp_path: Path
-) -> None:
-    if not modes_are_obeyed(tmp_path):
-        pytest.skip("this user may write everywhere, and the right to cannot be dropped")
-    shut = tmp_path / "shut"
-    shut.mkdir()
-    shut.chmod(0o555)
+def test_a_read_only_cache_stops_nothing(vlood: Vlood, tiny: str, few: Path, shut: Path) -> None:
     done = vlood(
         *("score", few, "--model", tiny, "--classes", CLASSES, "--cache", shut),
         preexec_fn=obey_permissions,
