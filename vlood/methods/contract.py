@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-NEEDS = ("classes", "local", "negatives", "images")
+NEEDS = ("classes", "local", "negatives", "noise", "images")
+ORDER_DEPENDENT = "order-dependent"
+TRANSDUCTIVE = "transductive"
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,13 @@ class MethodRecord:
         url: of the paper.
         summary: the score in one line.
         score_note: which temperature is on what; two different scores are called MCM.
-        needs: of ``classes``, ``local``, ``negatives``, ``images``.
+        needs: of ``classes``, ``local``, ``negatives``, ``noise``, ``images``.
         trains: whether it learns anything.
         licence: of the reference code.
+        stream: "" where an image's score is its own; ``order-dependent`` where it depends on the
+            images that came before, ``transductive`` where on those beside it.
+        template: the class template that the paper scores with, for users who choose none.
+        whole_corpus: whether its negatives are a whole corpus rather than mined ones.
     """
 
     name: str
@@ -49,8 +55,13 @@ class MethodRecord:
     needs: tuple[str, ...] = ("classes",)
     trains: bool = False
     licence: str = "-"
+    stream: str = ""
+    template: str | None = None
+    whole_corpus: bool = False
 
     def __post_init__(self) -> None:
+        if self.stream not in ("", ORDER_DEPENDENT, TRANSDUCTIVE):
+            raise ValueError(f"{self.name}: stream is {self.stream!r}")
         unknown = set(self.needs) - set(NEEDS)
         if unknown:
             raise ValueError(f"{self.name}: needs {sorted(unknown)}, expected some of {NEEDS}")
@@ -66,13 +77,15 @@ class Detector:
         class_names: K names.
         tensors: its arrays by name; ``class_features`` is float32 [K, D] of unit rows.
         logit_scale: the backbone's, exponentiated (about 100 for CLIP).
+        negative_names: M names, of the rows of ``negative_features`` where it has them.
     """
 
     method: str
     settings: Any
     class_names: tuple[str, ...]
-    tensors: Mapping[str, NDArray[np.float32]]
+    tensors: Mapping[str, NDArray[Any]]
     logit_scale: float
+    negative_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +110,13 @@ class Scores:
 class Fit(Protocol):
     """Build a detector."""
 
-    def __call__(self, classes: ClassFeatures, settings: Any, logit_scale: float) -> Detector:
-        """Build a detector from K class features."""
+    def __call__(self, *positional: Any, **given: Any) -> Detector:
+        """Build a detector from ``(classes, settings, logit_scale)``.
+
+        What else the record needs comes by its name: ``negatives``
+        (:class:`~vlood.negatives.negative_features.NegativeFeatures`) and ``noise`` (float32
+        [n, D], raw features of noise pictures).
+        """
         ...
 
 
@@ -110,14 +128,35 @@ class Score(Protocol):
         ...
 
 
+State = Mapping[str, "NDArray[Any]"]
+"""What a test-time method has learned of its stream so far: arrays by name, never changed."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """How a test-time method goes through a stream of images.
+
+    Attributes:
+        start: the state before the first image.
+        step: scores of the next batch of images, and the state after them.
+    """
+
+    start: Callable[[Detector], State]
+    step: Callable[[Detector, ImageFeatures, State], tuple[Scores, State]]
+
+
 @dataclass(frozen=True)
 class Method:
-    """A published method, as the entry-point group ``vlood.methods`` offers it."""
+    """A published method, as the entry-point group ``vlood.methods`` offers it.
+
+    ``score`` of a test-time method is that of one batch at the start of a stream.
+    """
 
     record: MethodRecord
     settings: type[Any]
     fit: Fit
     score: Score
+    stream: Stream | None = None
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlood.errors import UsageError
+from vlood.features.unit_rows import named_unit_rows
 from vlood.prompts.classes import ClassName
 from vlood.prompts.library_files import library_file, library_names, read_lines
 
@@ -43,21 +44,7 @@ class ClassFeatures:
             UsageError: not 2-D, another number of rows than names, or a row that is not finite or
                 is all zeros.
         """
-        if features.ndim != 2 or len(features) != len(names):
-            raise UsageError(
-                f"the class embeddings have shape {features.shape}; expected ({len(names)}, D): "
-                f"one row for each of the {len(names)} class names"
-            )
-        raw = np.asarray(features, dtype=np.float64)
-        lengths = np.linalg.norm(raw, axis=1, keepdims=True)
-        bad = ~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0)
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            raise UsageError(
-                f"{int(bad.sum())} class embeddings are NaN, infinite or all zeros, the first is "
-                f"{names[row]!r} (row {row}); encode them again"
-            )
-        return cls(tuple(names), (raw / lengths).astype(np.float32))
+        return cls(tuple(names), named_unit_rows("class", names, features))
 
     def __len__(self) -> int:
         return len(self.names)

@@ -1,0 +1,1 @@
+"""Negative labels: corpora of words, mining, banks and their FAISS index."""
