@@ -11,7 +11,7 @@ import pytest
 from vlood.errors import UsageError, VloodError
 from vlood.methods import registry
 
-NAMES = ("mcm", "msp", "max-logit", "energy", "entropy", "gl-mcm")
+NAMES = ("mcm", "msp", "max-logit", "energy", "entropy", "gl-mcm", "neglabel")
 
 
 @pytest.fixture

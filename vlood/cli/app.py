@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from vlood import __version__
-from vlood.cli import cache, demo, doctor, embed, evaluate, listing, score, show
+from vlood.cli import (
+    cache,
+    corpora,
+    demo,
+    doctor,
+    embed,
+    evaluate,
+    export,
+    import_,
+    listing,
+    mine,
+    negatives,
+    score,
+    show,
+)
 
 EPILOG = (
     "Examples:  vlood score photos/ --classes cats,dogs   |   "
@@ -45,7 +59,12 @@ def root(
 
 app.command(rich_help_panel="Detect")(score.score)
 app.command(rich_help_panel="Detect")(embed.embed)
+app.command(rich_help_panel="Negatives")(mine.mine)
+app.add_typer(negatives.app, name="negatives", rich_help_panel="Negatives")
+app.command(rich_help_panel="Negatives")(corpora.corpora)
 app.command("eval", rich_help_panel="Evaluate")(evaluate.evaluate)
+app.command("import", rich_help_panel="Share")(import_.import_)
+app.command(rich_help_panel="Share")(export.export)
 app.command(rich_help_panel="Look")(listing.methods)
 app.command(rich_help_panel="Look")(listing.models)
 app.command(rich_help_panel="Look")(show.show)

@@ -40,6 +40,7 @@ def info(
             "bytes": held.size_bytes,
             "limit_bytes": held.limit_bytes,
             "files": held.files,
+            "banks": held.banks,
             "spaces": [
                 {"rows": one.rows, "bytes": one.size_bytes, "last_used": one.last_used, **one.key}
                 for one in held.spaces
@@ -55,6 +56,8 @@ def info(
             f"  {one.rows:>9} {one.key.get('kind', '?'):<6} {one.size_bytes / 1e6:>9.1f} MB  "
             f"used {used}  {one.key.get('architecture', '?')} {one.key.get('precision', '')}\n"
         )
+    if held.banks:
+        sys.stdout.write(f"  {held.banks:>9} banks of mined negatives\n")
 
 
 @app.command()

@@ -47,7 +47,8 @@ def evaluate(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="Scores to compare; repeat, or separate by commas. Default: mcm.",
+            help="Scores to compare; repeat, or separate by commas; all: every one that gives an "
+            "image a score of its own. Default: mcm.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),
@@ -87,8 +88,10 @@ def evaluate(
             rich_help_panel="Statistics",
         ),
     ] = 1000,
+    negatives: opt.Negatives = None,
     template: opt.Template = None,
     class_embeddings: opt.ClassEmbeddings = None,
+    negative_embeddings: opt.NegativeEmbeddings = None,
     logit_scale: opt.LogitScale = None,
     setting: opt.Setting = None,
     root: opt.Root = None,
@@ -109,7 +112,7 @@ def evaluate(
 
       vlood eval --classes cifar10 --id test/ --ood near:tin=tin/ --ood far:dtd=dtd/ -o report/
 
-      vlood eval --method mcm,energy --classes world --model bundled --id id/ --ood noise/
+      vlood eval --method mcm,neglabel --classes world --model bundled --id id/ --ood noise/
 
       vlood eval --class-embeddings names.npy --id a.npy --id-labels labels.npy --ood b=b.npy
     """
@@ -125,7 +128,8 @@ def evaluate(
         sources_of,
         split_names,
     )
-    from vlood.engines.evaluating import collect_scores, result_rows, write_report
+    from vlood.engines.evaluating import collect_scores, compare, result_rows, write_report
+    from vlood.engines.scoring import is_stream
     from vlood.prompts.classes import ClassName, label_lookup
 
     methods = list(dict.fromkeys(split_names(method or ["mcm"])))
@@ -145,26 +149,37 @@ def evaluate(
         raise UsageError("eval does not read stdin; name files, folders, lists or embeddings")
     for source in sources:
         source.check(read)
-    wanted = ClassOptions.read(classes, template, class_embeddings, logit_scale, methods, setting)
+    wanted = ClassOptions.read(
+        classes,
+        template,
+        class_embeddings,
+        logit_scale,
+        methods,
+        setting,
+        negatives,
+        negative_embeddings,
+    )
     if id_labels is not None:
         known = _with_labels(known, id_labels)
 
     store = open_cache(run)
     needs_model = not class_embeddings or any(one.embeddings is None for one in sources)
     backbone = load_model(run) if needs_model else None
-    detectors = detectors_of(wanted, backbone, store)
+    detectors = detectors_of(wanted, backbone, store, quiet=quiet)
+    own = [one for one in detectors if not is_stream(one)]
+    streaming = len(own) < len(detectors)
     for source in sources:
         if source.embeddings is not None:
             width = detectors[0].tensors["class_features"].shape[1]
             check_width(source.embeddings, source.inputs, width)
-    named_classes = wanted.classes or tuple(map(ClassName.of, detectors[0].class_names))
+    named_classes = wanted.side.classes or tuple(map(ClassName.of, detectors[0].class_names))
     index = label_lookup(named_classes)
 
     def scored(source: Source, label: str) -> SetScores:
         total = source.count(read) if sys.stderr.isatty() and not quiet else None
         with progress(label, total, quiet=quiet) as bar:
-            batches = _scored(source, detectors, backbone, run, read, store, bar.advance)
-            return collect_scores(batches, len(detectors), index)
+            batches = _scored(source, own, backbone, run, read, store, bar.advance)
+            return collect_scores(batches, len(own), index, keep_features=streaming)
 
     id_name = _set_name(id_inputs[0])
     id_set = scored(known, f"ID {id_name}")
@@ -176,11 +191,10 @@ def evaluate(
             quiet=quiet,
         )
     ood_scores = {named: scored(source, f"OOD {named[1]}") for named, source in sets.items()}
-    rows = result_rows(
-        detectors, id_name, id_set, ood_scores, fpr_mode=mode, resamples=resamples, seed=seed
-    )
+    comparisons = compare(detectors, id_set, ood_scores, batch_size=batch_size, seed=seed)
+    rows = result_rows(comparisons, id_name, fpr_mode=mode, resamples=resamples, seed=seed)
     if output is not None:
-        write_report(output, rows, detectors, id_set, ood_scores)
+        write_report(output, rows, comparisons)
         note(f"report in {output}", quiet=quiet)
     _print_rows(rows, format)
     _report_unreadable([id_set, *ood_scores.values()], quiet)

@@ -138,7 +138,7 @@ Template = Annotated[
     typer.Option(
         "--template",
         help="A prompt with {} for the class, a file of them, or a library name; repeat to "
-        'average. Default: "a photo of a {}."',
+        "average. By default the method's own.",
         show_default=False,
         rich_help_panel=_CLASSES,
     ),
@@ -148,6 +148,26 @@ ClassEmbeddings = Annotated[
     typer.Option(
         "--class-embeddings",
         help="Class text embeddings instead of a model, names in a .txt beside them; repeat to "
+        "join.",
+        show_default=False,
+        rich_help_panel=_CLASSES,
+    ),
+]
+Negatives = Annotated[
+    str | None,
+    typer.Option(
+        "--negatives",
+        help="Negative labels: a bank made by vlood mine, a word list, embeddings, or a corpus "
+        "such as imagenet21k. A method that needs them mines them once when none are given.",
+        show_default=False,
+        rich_help_panel=_CLASSES,
+    ),
+]
+NegativeEmbeddings = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--negative-embeddings",
+        help="Negative text embeddings instead of a model, names in a .txt beside them; repeat to "
         "join.",
         show_default=False,
         rich_help_panel=_CLASSES,
@@ -167,7 +187,8 @@ Setting = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="A setting of the method (vlood methods NAME lists them); repeatable.",
+        help="A setting of the method (vlood methods NAME lists them), or METHOD.NAME=VALUE; "
+        "repeatable.",
         show_default=False,
         rich_help_panel=_CLASSES,
     ),

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlood.cli.talk import warn
 from vlood.errors import UsageError
 
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
+    from vlood.engines.detectors import TextSide
+    from vlood.engines.negatives import NegativesChoice
     from vlood.features.cache import FeatureCache
     from vlood.features.embeddings import Embeddings
     from vlood.features.stream import StreamSettings
     from vlood.images.sources import ImageItem
     from vlood.methods.contract import Detector
-    from vlood.prompts.classes import ClassName
-    from vlood.prompts.templates import ClassFeatures
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,8 @@ class ReadOptions:
 class ClassOptions:
     """What is in-distribution, and with which methods to score; read, so no file decides later."""
 
-    classes: tuple[ClassName, ...] | None
-    templates: list[str]
-    class_embeddings: list[Path]
-    logit_scale: float | None
+    side: TextSide
+    negatives: NegativesChoice
     methods: list[str]
     settings: dict[str, str]
 
@@ -65,29 +64,39 @@ class ClassOptions:
         logit_scale: float | None,
         methods: list[str],
         settings: list[str] | None,
+        negatives: str | None = None,
+        negative_embeddings: list[Path] | None = None,
     ) -> ClassOptions:
         """Read the option values, before a model is loaded: that takes seconds, a typo needs none.
 
         Raises:
             UsageError: there are no classes, or a value is wrong.
         """
+        from vlood.engines.detectors import TextSide
+        from vlood.engines.negatives import NegativesChoice
         from vlood.methods import registry
         from vlood.prompts.classes import read_classes
-        from vlood.prompts.templates import DEFAULT_TEMPLATE, read_templates
+        from vlood.prompts.templates import read_templates
 
         if classes is None and not class_embeddings:
             raise UsageError(
                 "--classes is missing: name the known classes, e.g. --classes cats,dogs, a .txt "
                 "file, a library name such as cifar10, or a labelled folder"
             )
+        if "all" in methods:
+            methods = list(registry.comparable())
         for name in methods:
             registry.get(name)
         return cls(
-            classes=None if classes is None else read_classes(classes),
-            templates=[text for value in templates or [] for text in read_templates(value)]
-            or [DEFAULT_TEMPLATE],
-            class_embeddings=class_embeddings or [],
-            logit_scale=logit_scale,
+            TextSide(
+                classes=None if classes is None else read_classes(classes),
+                templates=tuple(
+                    text for value in templates or [] for text in read_templates(value)
+                ),
+                class_embeddings=tuple(class_embeddings or []),
+                logit_scale=logit_scale,
+            ),
+            NegativesChoice(negatives, tuple(negative_embeddings or [])),
             methods=methods,
             settings=_settings(settings),
         )
@@ -185,27 +194,24 @@ def split_names(values: Sequence[str]) -> list[str]:
 
 
 def detectors_of(
-    options: ClassOptions, backbone: Backbone | None, cache: FeatureCache | None
+    options: ClassOptions,
+    backbone: Backbone | None,
+    cache: FeatureCache | None,
+    *,
+    quiet: bool = False,
 ) -> list[Detector]:
-    """Fit the zero-shot methods the options name.
+    """Fit the methods the options name; what is done unasked, such as mining, is said."""
+    from vlood.engines.detectors import fit_detectors
+    from vlood.engines.mining import Encoder
 
-    Raises:
-        UsageError: a class embedding of another width than the model.
-    """
-    from vlood.engines.detectors import fit_zero_shot
-
-    classes = _class_features(options, backbone, cache)
-    if options.class_embeddings and backbone is not None:
-        width = classes.features.shape[1]
-        if width != backbone.embed_dim:
-            raise UsageError(
-                f"--class-embeddings: rows have {width} numbers, but the embeddings of "
-                f"{backbone.name} have {backbone.embed_dim}; use the model that made them"
-            )
-    scale = options.logit_scale
-    if scale is None:
-        scale = 100.0 if backbone is None or options.class_embeddings else backbone.logit_scale
-    return fit_zero_shot(options.methods, classes, scale, options.settings)
+    return fit_detectors(
+        options.methods,
+        options.side,
+        options.negatives,
+        None if backbone is None else Encoder(backbone, cache),
+        options.settings,
+        announce=lambda text: warn(text, quiet=quiet),
+    )
 
 
 def check_width(embeddings: Sequence[Embeddings], inputs: Sequence[str], width: int) -> None:
@@ -216,18 +222,6 @@ def check_width(embeddings: Sequence[Embeddings], inputs: Sequence[str], width: 
                 f"{name}: rows have {one.features.shape[1]} numbers, but the class embeddings have "
                 f"{width}; both must come from the same model"
             )
-
-
-def _class_features(
-    options: ClassOptions, backbone: Backbone | None, cache: FeatureCache | None
-) -> ClassFeatures:
-    from vlood.engines.detectors import classes_from_files, classes_from_texts
-
-    if options.class_embeddings:
-        return classes_from_files(options.class_embeddings, options.classes)
-    assert backbone is not None
-    assert options.classes is not None
-    return classes_from_texts(options.classes, options.templates, backbone, cache)
 
 
 def _settings(values: Sequence[str] | None) -> dict[str, str]:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from vlood.backbone.backbone import Backbone
     from vlood.cli.prepare import ClassOptions, ModelOptions, ReadOptions, Source
+    from vlood.engines.explaining import NearestNegatives
     from vlood.engines.records import Record, Sink, Tally
-    from vlood.engines.scoring import ScoredBatch
+    from vlood.engines.scoring import ScoredBatch, Scorer
     from vlood.features.cache import FeatureCache
     from vlood.methods.contract import Detector
 
@@ -82,7 +83,7 @@ def score(
         bool,
         typer.Option(
             "--explain",
-            help="Add the five most similar classes to each record.",
+            help="Add the likeliest classes, the nearest negatives and a sentence to each record.",
             rich_help_panel="Output",
         ),
     ] = False,
@@ -92,8 +93,20 @@ def score(
             "--resume", help="Go on with an interrupted -o file.", rich_help_panel="Output"
         ),
     ] = False,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            "--state",
+            help="State of a test-time method (.safetensors): gone on with if it is there, "
+            "written at the end.",
+            rich_help_panel="Classes and method",
+            show_default=False,
+        ),
+    ] = None,
+    negatives: opt.Negatives = None,
     template: opt.Template = None,
     class_embeddings: opt.ClassEmbeddings = None,
+    negative_embeddings: opt.NegativeEmbeddings = None,
     logit_scale: opt.LogitScale = None,
     setting: opt.Setting = None,
     root: opt.Root = None,
@@ -117,6 +130,8 @@ def score(
 
       vlood score photos/ --classes cifar10 --calibrate-on known/ -o scores.jsonl
 
+      vlood score photos/ --classes cats,dogs --method neglabel --explain
+
       find . -name '*.jpg' -print0 | vlood score -0 - --model bundled --classes world | jq .score
     """
     start_logging(quiet)
@@ -130,6 +145,7 @@ def score(
         open_cache,
         sources_of,
     )
+    from vlood.engines.records import FileSink
     from vlood.engines.scoring import Decision, records_of
 
     if tpr is not None and not calibrate_on:
@@ -150,7 +166,19 @@ def score(
         if "-" in known.inputs:
             raise UsageError("--calibrate-on -: stdin is not read here; name files or folders")
         known.check(read)
-    wanted = ClassOptions.read(classes, template, class_embeddings, logit_scale, [method], setting)
+    wanted = ClassOptions.read(
+        classes,
+        template,
+        class_embeddings,
+        logit_scale,
+        [method],
+        setting,
+        negatives,
+        negative_embeddings,
+    )
+    if len(wanted.methods) > 1:
+        raise UsageError("--method all: is for eval, which compares; score takes one method")
+    _check_stream(method, state, calibrate_on)
 
     if resume and output is not None and _is_complete(output):
         tally = _complete_tally(output, chosen, source, read, method)
@@ -162,8 +190,7 @@ def score(
     only_arrays = source.embeddings is not None and bool(class_embeddings)
     only_arrays = only_arrays and (known is None or known.embeddings is not None)
     backbone = None if only_arrays else load_model(run)
-    detectors = detectors_of(wanted, backbone, store)
-    detector = detectors[0]
+    detector = detectors_of(wanted, backbone, store, quiet=quiet)[0]
     width = detector.tensors["class_features"].shape[1]
     for one in (source, known):
         if one is not None and one.embeddings is not None:
@@ -180,13 +207,15 @@ def score(
         batch_size,
         quiet,
     )
-    decision = Decision(threshold, explain)
+    nearest = _nearest_negatives(wanted, detector, backbone, store, quiet) if explain else None
+    decision = Decision(threshold, explain, nearest)
+    scorer = _scorer(detector, state)
     total = source.count(read) if sys.stderr.isatty() and not quiet else None
     unreadable: list[str] = []
     try:
         with progress("scoring", total, quiet=quiet) as bar:
             bar.advance(len(skip))
-            for batch in _scored(source, skip, detector, backbone, run, read, store):
+            for batch in _scored(source, skip, scorer, backbone, run, read, store):
                 records = records_of(batch, detector, decision)
                 sink.write(records)
                 for record in records:
@@ -197,10 +226,13 @@ def score(
         sink.close()
     except KeyboardInterrupt:
         _abandon(sink, tally)
+        if not isinstance(sink, FileSink):
+            _save_state(scorer, state)
         leave(INTERRUPTED)
     except BaseException:
         _abandon(sink, None)
         raise
+    _save_state(scorer, state)
     for line in unreadable:
         warn(line, quiet=quiet)
     _finish(tally, fail_on_ood, quiet)
@@ -209,22 +241,29 @@ def score(
 def _scored(
     source: Source,
     skip: list[Record],
-    detector: Detector,
+    scorer: Scorer,
     backbone: Backbone | None,
     run: ModelOptions,
     read: ReadOptions,
     store: FeatureCache | None,
 ) -> Iterator[ScoredBatch]:
     """Yield the scored batches that come after the records of ``skip``."""
-    from vlood.cli.prepare import stream_settings
-    from vlood.engines.scoring import score_embeddings, score_images
+    from itertools import chain
 
+    from vlood.cli.prepare import stream_settings
+    from vlood.engines.scoring import is_stream, score_embeddings, score_images
+
+    streaming = is_stream(scorer.detectors[0])
     if source.embeddings is not None:
         for one in source.embeddings:
-            yield from score_embeddings(one, [detector])
+            if streaming:
+                yield from score_embeddings(one, scorer, batch_size=run.batch_size)
+            else:
+                yield from score_embeddings(one, scorer)
         return
     assert backbone is not None
     items = source.items(read)
+    seen = []
     for record in skip:
         item = next(items, None)
         if item is None or item.path != record["path"]:
@@ -232,7 +271,75 @@ def _scored(
                 f"--resume: the inputs changed since: {record['path']} was there; "
                 "leave --resume out to start over"
             )
-    yield from score_images(items, backbone, [detector], stream_settings(run, read), cache=store)
+        if streaming:
+            seen.append(item)
+    # A stream's state is that of every image before: those of the finished records go through it
+    # again, in the same batches.
+    passed = 0
+    whole = chain(seen, items)
+    for batch in score_images(whole, backbone, scorer, stream_settings(run, read), cache=store):
+        if passed >= len(seen):
+            yield batch
+        passed += len(batch.ids)
+
+
+def _check_stream(method: str, state: Path | None, calibrate_on: list[str] | None) -> None:
+    """Refuse what does not go together with a method that goes through a stream, or does not."""
+    from vlood.methods import registry
+
+    streaming = registry.get(method).stream is not None
+    if state is not None and not streaming:
+        raise UsageError(f"--state: {method} scores each image by itself and keeps no state")
+    if streaming and calibrate_on:
+        raise UsageError(
+            f"--calibrate-on: {method}'s scores depend on the images before, so a threshold found "
+            "on others does not hold; give --threshold"
+        )
+
+
+def _scorer(detector: Detector, state: Path | None) -> Scorer:
+    from vlood.engines.scoring import Scorer
+    from vlood.engines.streaming import load_state
+
+    if state is None or not state.exists():
+        return Scorer([detector])
+    loaded, order = load_state(state, detector)
+    return Scorer([detector], [loaded], order)
+
+
+def _save_state(scorer: Scorer, path: Path | None) -> None:
+    from vlood.engines.streaming import save_state
+
+    state = scorer.states[0]
+    if path is not None and state is not None:
+        save_state(path, scorer.detectors[0], state, scorer.order)
+
+
+def _nearest_negatives(
+    wanted: ClassOptions,
+    detector: Detector,
+    backbone: Backbone | None,
+    store: FeatureCache | None,
+    quiet: bool,
+) -> NearestNegatives | None:
+    """Return the negatives to explain with: the detector's own, or those the user named."""
+    from vlood.engines.detectors import negatives_beside
+    from vlood.engines.explaining import NearestNegatives
+    from vlood.engines.mining import Encoder
+
+    own = NearestNegatives.of_detector(detector)
+    if own is not None or not wanted.negatives.named:
+        return own
+    encoder = None if backbone is None else Encoder(backbone, store)
+    return NearestNegatives.of(
+        negatives_beside(
+            detector,
+            wanted.side,
+            wanted.negatives,
+            encoder,
+            announce=lambda text: warn(text, quiet=quiet),
+        )
+    )
 
 
 def _calibrated(
@@ -250,11 +357,12 @@ def _calibrated(
 
     from vlood.detector.threshold import threshold_from_id
     from vlood.engines.records import rounded
+    from vlood.engines.scoring import Scorer
 
     total = known.count(read) if sys.stderr.isatty() and not quiet else None
     scores, unreadable = [], 0
     with progress("calibrating", total, quiet=quiet) as bar:
-        for batch in _scored(known, [], detector, backbone, run, read, store):
+        for batch in _scored(known, [], Scorer([detector]), backbone, run, read, store):
             scores.append(batch.scores[0].score)
             unreadable += len(batch.errors)
             bar.advance(len(batch.ids))
@@ -382,16 +490,19 @@ def _fingerprint(
     """Describe all that decides the records, so that a resumed run is the same run."""
     from hashlib import blake2b
 
-    described = repr((wanted.classes, wanted.templates, detector.class_names))
+    from vlood.engines.streaming import arrays_digest
+
+    side = wanted.side
+    described = repr((side.classes, side.templates, detector.class_names, detector.negative_names))
     names = blake2b(described.encode("utf-8", "surrogateescape"), digest_size=16)
-    if wanted.class_embeddings:
-        names.update(detector.tensors["class_features"].tobytes())
+    if side.class_embeddings:
+        names.update(arrays_digest(detector.tensors).encode())
     return {
         "inputs": inputs,
         "model": None if backbone is None else backbone.identity(),
         "batch size": run.batch_size,
         "classes": names.hexdigest(),
-        "method": [*wanted.methods, wanted.settings, wanted.logit_scale],
+        "method": [*wanted.methods, wanted.settings, side.logit_scale],
         "reading": repr(read),
         "threshold": threshold,
         "explain": explain,

@@ -1,4 +1,4 @@
-"""``vlood show``: what a store, an embedding file, a report or a record file holds."""
+"""``vlood show``: what a store, embeddings, a bank, a report or a record file holds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def show(
     path: Annotated[
         Path,
         typer.Argument(
-            help="An embedding store or file, a report folder, results.json or records."
+            help="An embedding store or file, a bank, a report folder, results.json or records."
         ),
     ],
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
@@ -31,14 +31,23 @@ def show(
 
       vlood show embeddings/
 
+      vlood show bank/
+
       vlood show report/
     """
     start_logging(quiet=False)
+    from vlood.cli.negatives import show_bank
     from vlood.features.embeddings import looks_like_embeddings
+    from vlood.negatives.bank_folder import is_bank, load_bank
 
     if not path.exists():
-        raise UsageError(f"{path}: does not exist; name a store, embeddings, a report or records")
+        raise UsageError(
+            f"{path}: does not exist; name a store, embeddings, a bank, a report or records"
+        )
     results = path / "results.json" if path.is_dir() else path
+    if is_bank(path):
+        show_bank(path, load_bank(path), json_lines or not sys.stdout.isatty())
+        return
     if looks_like_embeddings(path):
         facts = _embeddings(path)
     elif results.name == "results.json" and results.exists():
@@ -48,8 +57,8 @@ def show(
         facts = _records(path)
     else:
         raise UsageError(
-            f"{path}: is not an embedding store or file, a report folder, results.json or a "
-            ".jsonl file of records"
+            f"{path}: is not an embedding store or file, a bank, a report folder, results.json or "
+            "a .jsonl file of records"
         )
     if json_lines or not sys.stdout.isatty():
         sys.stdout.write(json.dumps(facts) + "\n")

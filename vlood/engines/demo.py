@@ -12,7 +12,7 @@ from PIL import Image
 from vlood.backbone.load import load_backbone
 from vlood.detector.threshold import threshold_from_id
 from vlood.engines.detectors import classes_from_texts, fit_zero_shot
-from vlood.engines.evaluating import collect_scores, result_rows, write_report
+from vlood.engines.evaluating import collect_scores, compare, result_rows, write_report
 from vlood.engines.records import COLUMNS, FileSink, Record, read_json_lines, rounded
 from vlood.engines.scoring import Decision, ScoredBatch, records_of, score_images
 from vlood.evaluation.contact_sheet import Shown, write_contact_sheet
@@ -98,8 +98,9 @@ def run_demo(out: Path, *, seed: int, device: str, advance: Advance) -> DemoResu
     )
     sink.close()
     sets = {("near", "others"): near, ("far", "letters"): far}
-    rows = result_rows(detectors, "12 pictograms", test, sets, resamples=0, seed=seed)
-    write_report(out / "report", rows, detectors, test, sets)
+    comparisons = compare(detectors, test, sets)
+    rows = result_rows(comparisons, "12 pictograms", resamples=0, seed=seed)
+    write_report(out / "report", rows, comparisons)
     write_extremes(out / "contact-sheet.png", read_json_lines(out / "records.jsonl"))
     decided = {
         "the 12 known pictograms": test,

@@ -1,21 +1,28 @@
-"""Make zero-shot detectors from class names, or from class embeddings."""
+"""Make detectors that need no training from class names or embeddings, and from negatives."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from vlood.engines.mining import Encoder
+from vlood.engines.negatives import Announce, NegativesChoice, find_negatives
 from vlood.errors import UsageError
 from vlood.features.cache import FeatureCache
 from vlood.features.embeddings import read_embeddings, read_names
 from vlood.features.texts import encode_texts
 from vlood.methods import registry
-from vlood.methods.contract import Detector, make_settings
+from vlood.methods.contract import Detector, Method, make_settings
+from vlood.negatives.negative_features import NegativeFeatures
+from vlood.negatives.prompting import Prompting
 from vlood.prompts.classes import ClassName
-from vlood.prompts.templates import ClassFeatures, class_features
+from vlood.prompts.templates import DEFAULT_TEMPLATE, ClassFeatures, class_features
 
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
@@ -59,29 +66,213 @@ def classes_from_files(paths: Sequence[Path], classes: Sequence[ClassName] | Non
     return ClassFeatures.of(names, features)
 
 
+@dataclass(frozen=True)
+class TextSide:
+    """What is in-distribution, in words or in embeddings.
+
+    Attributes:
+        classes: the classes, or None where only embeddings name them.
+        templates: those the user chose; none leaves the choice to the method.
+        class_embeddings: files of class embeddings, instead of a model.
+        logit_scale: the user's, or None.
+    """
+
+    classes: tuple[ClassName, ...] | None
+    templates: tuple[str, ...] = ()
+    class_embeddings: tuple[Path, ...] = ()
+    logit_scale: float | None = None
+
+    def scale(self, encoder: Encoder | None) -> float:
+        """Return the factor on cosines: the user's, the model's, or CLIP's 100."""
+        if self.logit_scale is not None:
+            return self.logit_scale
+        if encoder is None or self.class_embeddings:
+            return 100.0
+        return encoder.backbone.logit_scale
+
+
+def fit_detectors(
+    methods: Sequence[str],
+    side: TextSide,
+    negatives: NegativesChoice,
+    encoder: Encoder | None,
+    settings: Mapping[str, str],
+    *,
+    announce: Announce,
+) -> list[Detector]:
+    """Fit methods that need no training, each with the class template it scores best with.
+
+    The template is the user's; else, with negatives, that of their bank; else the method's paper's;
+    else "a photo of a {}.". Class features and negatives are made once for all that share them.
+
+    Args:
+        methods: their names.
+        side: the classes.
+        negatives: what the user said of negatives.
+        encoder: the model, or None where everything is arrays.
+        settings: values by ``name``, for every method that has it, or by ``method.name``.
+        announce: told of what is done without being asked for.
+
+    Raises:
+        UsageError: a method does not exist or needs what is not there, or a value is wrong.
+    """
+    chosen = [registry.get(name) for name in methods]
+    values = settings_by_method(chosen, settings)
+    of_bank = negatives.class_templates()
+    features: dict[tuple[str, ...], ClassFeatures] = {}
+    sides: dict[tuple[tuple[str, ...], bool], NegativeFeatures] = {}
+    detectors = []
+    for method in chosen:
+        record = method.record
+        with_negatives = "negatives" in record.needs
+        templates = side.templates or (of_bank if with_negatives else ())
+        templates = templates or (record.template or DEFAULT_TEMPLATE,)
+        if templates not in features:
+            features[templates] = class_side(side, templates, encoder)
+        classes = features[templates]
+        given: dict[str, Any] = {}
+        if with_negatives:
+            key = (templates, record.whole_corpus)
+            if key not in sides:
+                nouns = side.templates or Prompting().nouns
+                sides[key] = find_negatives(
+                    negatives,
+                    side.classes or tuple(map(ClassName.of, classes.names)),
+                    classes,
+                    encoder,
+                    Prompting(templates, nouns),
+                    whole_corpus=record.whole_corpus,
+                    announce=announce,
+                )
+            given["negatives"] = sides[key]
+        if "noise" in record.needs:
+            given["noise"] = _noise_features(method.name, encoder)
+        _refuse_unmet(method)
+        scale = side.scale(encoder)
+        detectors.append(
+            method.fit(classes, make_settings(method, values[method.name]), scale, **given)
+        )
+    return detectors
+
+
+def negatives_beside(
+    detector: Detector,
+    side: TextSide,
+    negatives: NegativesChoice,
+    encoder: Encoder | None,
+    *,
+    announce: Announce,
+) -> NegativeFeatures:
+    """Return the negatives the user named, for a detector that does not score with any."""
+    names, features = detector.class_names, detector.tensors["class_features"]
+    return find_negatives(
+        negatives,
+        side.classes or tuple(map(ClassName.of, names)),
+        ClassFeatures.of(names, features),
+        encoder,
+        Prompting(side.templates or Prompting().classes, side.templates or Prompting().nouns),
+        announce=announce,
+    )
+
+
+def class_side(side: TextSide, templates: Sequence[str], encoder: Encoder | None) -> ClassFeatures:
+    """Read the class embeddings, or encode the class names.
+
+    Raises:
+        UsageError: a class embedding of another width than the model, or no model to encode with.
+    """
+    if side.class_embeddings:
+        classes = classes_from_files(side.class_embeddings, side.classes)
+        if encoder is not None and classes.features.shape[1] != encoder.backbone.embed_dim:
+            raise UsageError(
+                f"--class-embeddings: rows have {classes.features.shape[1]} numbers, but the "
+                f"embeddings of {encoder.backbone.name} have {encoder.backbone.embed_dim}; use the "
+                "model that made them"
+            )
+        return classes
+    if side.classes is None or encoder is None:
+        raise UsageError("--classes: need a model to encode them; or give --class-embeddings")
+    return classes_from_texts(side.classes, templates, encoder.backbone, encoder.cache)
+
+
+def settings_by_method(
+    methods: Sequence[Method], settings: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
+    """Hand each ``name=value`` to the methods that have it, and ``method.name=value`` to that one.
+
+    Raises:
+        UsageError: no chosen method has a setting of that name.
+    """
+    values: dict[str, dict[str, str]] = {method.name: {} for method in methods}
+    for key, value in settings.items():
+        owner, dot, name = key.partition(".")
+        if dot and owner in values:
+            values[owner][name] = value
+            continue
+        holders = [
+            method.name
+            for method in methods
+            if key in {field.name for field in dataclasses.fields(method.settings)}
+        ]
+        # With no holder the first method refuses it, and says what its settings are.
+        for holder in holders or [methods[0].name]:
+            values[holder][key] = value
+    return values
+
+
 def fit_zero_shot(
     methods: Sequence[str],
     classes: ClassFeatures,
     logit_scale: float,
     settings: Mapping[str, str] | None = None,
+    *,
+    negatives: NegativeFeatures | None = None,
 ) -> list[Detector]:
-    """Fit each named method to the classes.
+    """Fit each named method to class features, and to negatives where it needs them.
 
     Raises:
-        UsageError: a method does not exist, needs more than class names, or lacks a setting.
+        UsageError: a method does not exist, needs more than it is given, or lacks a setting.
     """
+    chosen = [registry.get(name) for name in methods]
+    values = settings_by_method(chosen, settings or {})
     detectors = []
-    for name in methods:
-        method = registry.get(name)
-        missing = [need for need in method.record.needs if need not in ("classes", "local")]
-        if missing:
-            raise UsageError(
-                f"--method {name}: needs {' and '.join(missing)}, not only class names; "
-                "`vlood methods` says what each method needs"
-            )
-        chosen = make_settings(method, settings or {})
-        detectors.append(method.fit(classes, chosen, logit_scale))
+    for method in chosen:
+        needs_negatives = "negatives" in method.record.needs
+        if needs_negatives and negatives is None:
+            raise UsageError(f"--method {method.name}: needs negatives, not only class names")
+        _refuse_unmet(method, allowed=("classes", "local", "negatives"))
+        given = {"negatives": negatives} if needs_negatives else {}
+        own = make_settings(method, values[method.name])
+        detectors.append(method.fit(classes, own, logit_scale, **given))
     return detectors
+
+
+def _refuse_unmet(
+    method: Method, allowed: Sequence[str] = ("classes", "local", "negatives", "noise")
+) -> None:
+    missing = [need for need in method.record.needs if need not in allowed]
+    if missing:
+        raise UsageError(
+            f"--method {method.name}: needs {' and '.join(missing)}, not only class names; "
+            "`vlood methods` says what each method needs"
+        )
+
+
+def _noise_features(method: str, encoder: Encoder | None) -> NDArray[np.float32]:
+    """Return the raw features of the noise pictures, [n, D]."""
+    if encoder is None:
+        raise UsageError(
+            f"--method {method}: begins with pictures of noise, and embeddings alone have no model "
+            "to see them; give --model and class names"
+        )
+    from PIL import Image
+
+    from vlood.images.noise import noise_pictures
+
+    backbone = encoder.backbone
+    prepare, (height, width) = backbone.preprocessing.prepare, backbone.preprocessing.size
+    pictures = [prepare(Image.fromarray(one)) for one in noise_pictures(height, width)]
+    return backbone.encode_pixels(np.stack(pictures)).raw
 
 
 def _rows_of(classes: Sequence[ClassName], names: Sequence[str]) -> list[int]:

@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vlood.engines.scoring import ScoredBatch
+from vlood.backbone.image_features import ImageFeatures
+from vlood.engines.scoring import ScoredBatch, is_stream
+from vlood.engines.streaming import mixed_stream
 from vlood.evaluation.evaluate import evaluate
 from vlood.evaluation.metrics import FprMode
 from vlood.evaluation.results import ResultRow, write_results
+from vlood.methods import registry
 from vlood.methods.contract import Detector
 
 
@@ -26,6 +29,7 @@ class SetScores:
         true: int64 [N], the class index by the image's label, -1 where it names no known class.
         labelled: how many images came with a label.
         unreadable: reasons by path, of the images left out.
+        features: raw embeddings [N, D] where they were kept, for test-time detectors.
     """
 
     scores: list[NDArray[np.float64]]
@@ -33,23 +37,32 @@ class SetScores:
     true: NDArray[np.int64]
     labelled: int
     unreadable: Mapping[str, str]
+    features: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.true)
 
 
 def collect_scores(
-    batches: Iterable[ScoredBatch], detectors: int, class_index: Mapping[str, int]
+    batches: Iterable[ScoredBatch],
+    detectors: int,
+    class_index: Mapping[str, int],
+    *,
+    keep_features: bool = False,
 ) -> SetScores:
     """Gather the scores of ``detectors`` detectors from a stream of batches.
 
-    Only numbers are kept of each image, so memory grows by a few bytes an image.
+    Only numbers are kept of each image, so memory grows by a few bytes an image; with
+    ``keep_features`` its embedding too.
     """
     scores: list[list[NDArray[np.float64]]] = [[] for _ in range(detectors)]
     predicted: list[list[NDArray[np.int64]]] = [[] for _ in range(detectors)]
     true: list[int] = []
     labelled, unreadable = 0, {}
+    features = []
     for batch in batches:
+        if keep_features:
+            features.append(batch.features.raw)
         for number, one in enumerate(batch.scores):
             scores[number].append(one.score)
             predicted[number].append(one.label)
@@ -64,68 +77,146 @@ def collect_scores(
         true=np.array(true, np.int64),
         labelled=labelled,
         unreadable=unreadable,
+        features=np.concatenate(features) if features else None,
     )
 
 
-def accuracy_of(id_set: SetScores, detector: int) -> float | None:
+@dataclass(frozen=True)
+class Comparison:
+    """What one detector says of an ID and an OOD set.
+
+    Attributes:
+        detector: it.
+        group: of the OOD set.
+        ood: name of the OOD set.
+        id_scores: float64 [N].
+        ood_scores: float64 [M].
+        id_accuracy: the share of ID images given their own class, or None without labels.
+    """
+
+    detector: Detector
+    group: str
+    ood: str
+    id_scores: NDArray[np.float64]
+    ood_scores: NDArray[np.float64]
+    id_accuracy: float | None
+
+    @property
+    def stream(self) -> str:
+        """How the scores depend on other images, as the method's record has it."""
+        return registry.get(self.detector.method).record.stream
+
+
+def compare(
+    detectors: Sequence[Detector],
+    id_set: SetScores,
+    ood_sets: Mapping[tuple[str, str], SetScores],
+    *,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> list[Comparison]:
+    """Pair the ID set with every OOD set, for every detector.
+
+    A test-time detector goes through the two sets as one shuffled stream, starting afresh for each
+    OOD set: ``batch_size`` images a step, the order drawn from ``seed``.
+
+    Args:
+        detectors: in the order of the sets' ``scores``, test-time ones anywhere between.
+        id_set: scores of the ID images, with their features where a detector is a test-time one.
+        ood_sets: the same of OOD sets, by (group, name).
+        batch_size: images a step of a stream.
+        seed: of a stream's order.
+    """
+    comparisons, number = [], 0
+    for detector in detectors:
+        streaming = is_stream(detector)
+        for (group, name), ood_set in ood_sets.items():
+            if streaming:
+                assert id_set.features is not None
+                assert ood_set.features is not None
+                known, others = mixed_stream(
+                    detector,
+                    ImageFeatures(id_set.features),
+                    ImageFeatures(ood_set.features),
+                    batch_size=batch_size,
+                    seed=seed,
+                )
+                found = known.score, others.score, known.label
+            else:
+                found = id_set.scores[number], ood_set.scores[number], id_set.predicted[number]
+            accuracy = accuracy_of(id_set.true, found[2])
+            comparisons.append(Comparison(detector, group, name, *found[:2], accuracy))
+        number += not streaming
+    return comparisons
+
+
+def accuracy_of(true: NDArray[np.int64], predicted: NDArray[np.int64]) -> float | None:
     """Return the share of ID images given their own class, or None where no label is known."""
-    known = id_set.true >= 0
+    known = true >= 0
     if not known.any():
         return None
-    return float((id_set.predicted[detector][known] == id_set.true[known]).mean())
+    return float((predicted[known] == true[known]).mean())
 
 
 def result_rows(
-    detectors: Sequence[Detector],
+    comparisons: Sequence[Comparison],
     id_name: str,
-    id_set: SetScores,
-    ood_sets: Mapping[tuple[str, str], SetScores],
     *,
     fpr_mode: FprMode = "canonical",
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[ResultRow]:
-    """Measure every detector on every OOD set; ``ood_sets`` is keyed by (group, name).
+    """Measure every comparison.
 
     Raises:
         UsageError: a set is empty, or a score is not finite.
     """
     return [
         ResultRow(
-            detector=detector.method,
-            method=detector.method,
+            detector=one.detector.method,
+            method=one.detector.method,
             id=id_name,
-            ood=name,
-            group=group,
+            ood=one.ood,
+            group=one.group,
             metrics=evaluate(
-                id_set.scores[number],
-                ood_set.scores[number],
-                id_accuracy=accuracy_of(id_set, number),
+                one.id_scores,
+                one.ood_scores,
+                id_accuracy=one.id_accuracy,
                 fpr_mode=fpr_mode,
                 resamples=resamples,
                 seed=seed,
             ),
+            stream=one.stream,
         )
-        for number, detector in enumerate(detectors)
-        for (group, name), ood_set in ood_sets.items()
+        for one in comparisons
     ]
 
 
 def write_report(
-    folder: Path,
-    rows: Sequence[ResultRow],
-    detectors: Sequence[Detector],
-    id_set: SetScores,
-    ood_sets: Mapping[tuple[str, str], SetScores],
+    folder: Path, rows: Sequence[ResultRow], comparisons: Sequence[Comparison]
 ) -> None:
-    """Write the results, ROC curves and score histograms into a folder."""
+    """Write the results, ROC curves and score histograms into a folder.
+
+    A picture shows a detector with all OOD sets; a test-time one has a picture for each, since its
+    scores of the ID images differ from one to the next.
+    """
     from vlood.evaluation.plots import save_roc, save_score_histogram
 
     write_results(folder, rows)
-    for number, detector in enumerate(detectors):
-        suffix = "" if len(detectors) == 1 else f"-{detector.method}"
-        known = id_set.scores[number]
-        by_name = {name: one.scores[number] for (_, name), one in ood_sets.items()}
-        save_roc(folder / f"roc{suffix}.png", known, by_name, title=f"ROC, {detector.method}")
+    pictures: dict[tuple[str, str], list[Comparison]] = {}
+    for one in comparisons:
+        apart = one.ood if one.stream else ""
+        pictures.setdefault((one.detector.method, apart), []).append(one)
+    for (method, apart), shown in pictures.items():
+        suffix = "" if len(pictures) == 1 else f"-{method}"
+        suffix += f"-{_file_part(apart)}" if apart else ""
+        known = shown[0].id_scores
+        by_name = {one.ood: one.ood_scores for one in shown}
+        save_roc(folder / f"roc{suffix}.png", known, by_name, title=f"ROC, {method}")
         histogram = folder / f"scores{suffix}.png"
-        save_score_histogram(histogram, known, by_name, title=f"Scores, {detector.method}")
+        save_score_histogram(histogram, known, by_name, title=f"Scores, {method}")
+
+
+def _file_part(name: str) -> str:
+    """Return a set's name as part of a file's name."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)

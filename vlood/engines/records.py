@@ -20,6 +20,7 @@ from vlood.errors import UsageError, VloodError
 
 FORMATS = ("jsonl", "csv", "parquet", "table")
 COLUMNS = ("path", "score", "ood", "label", "confidence", "p_value", "method")
+EXPLAIN_COLUMNS = ("top_labels", "nearest_negatives", "explanation")
 SIGNIFICANT_DIGITS = 7
 
 Record = dict[str, Any]
@@ -73,7 +74,7 @@ def to_json(record: Mapping[str, Any]) -> str:
 
 def columns_of(explain: bool, with_errors: bool = True) -> tuple[str, ...]:
     """Return the columns of a flat format."""
-    extra = ("top_labels",) if explain else ()
+    extra = EXPLAIN_COLUMNS if explain else ()
     return (*COLUMNS, *extra, *(("error",) if with_errors else ()))
 
 
@@ -146,6 +147,8 @@ class TerminalTable:
             f"{record['score']:>10.4f}  {decision:<4} {label:<22} {record['confidence']:>6.3f}"
         )
         line = f"{figures}  {path}"
+        if "explanation" in record:
+            line += f"\n{'':>12}{printable(record['explanation'])}"
         return self._paint(line, "33") if record["ood"] else line
 
     def _paint(self, line: str, code: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,28 +10,70 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlood.backbone.image_features import ImageFeatures
+from vlood.engines.explaining import NearestNegatives, explain
 from vlood.engines.records import Record, rounded
+from vlood.engines.streaming import StreamOrder, start_stream, step_stream
 from vlood.features.cache import FeatureCache
 from vlood.features.embeddings import Embeddings
 from vlood.features.stream import StreamSettings, encode_images
 from vlood.images.sources import ImageItem
 from vlood.methods import registry
-from vlood.methods.contract import Detector, Scores
-from vlood.methods.logits import top_labels
+from vlood.methods.contract import Detector, Scores, State
 
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
 
 _EMBEDDING_ROWS = 4096
-_TOP_LABELS = 5
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What turns a score into records: the threshold, and whether to explain."""
+    """What turns a score into records: the threshold, whether to explain, and with what."""
 
     threshold: float | None = None
     explain: bool = False
+    negatives: NearestNegatives | None = None
+
+
+class Scorer:
+    """Score batches one after the other; test-time detectors carry a state from each to the next.
+
+    Attributes:
+        detectors: what scores.
+        states: for each detector its state after the batches so far, or None where it keeps none.
+        order: the images seen so far.
+    """
+
+    def __init__(
+        self,
+        detectors: Sequence[Detector],
+        states: Sequence[State | None] | None = None,
+        order: StreamOrder | None = None,
+    ) -> None:
+        self.detectors = list(detectors)
+        if states is None:
+            states = [start_stream(one) if is_stream(one) else None for one in detectors]
+        self.states = list(states)
+        self.order = order or StreamOrder()
+
+    def score(self, features: ImageFeatures, ids: Sequence[str]) -> list[Scores]:
+        """Return what each detector says of the next N images."""
+        scores = []
+        for number, detector in enumerate(self.detectors):
+            state = self.states[number]
+            if state is None:
+                scores.append(registry.score(detector, features))
+            else:
+                found, self.states[number] = step_stream(detector, features, state)
+                scores.append(found)
+        if any(state is not None for state in self.states):
+            self.order = self.order.after(ids)
+        return scores
+
+
+def is_stream(detector: Detector) -> bool:
+    """Say whether a detector's scores depend on the images that came before."""
+    return registry.get(detector.method).stream is not None
 
 
 @dataclass(frozen=True)
@@ -57,28 +99,39 @@ def needs_local(detectors: Iterable[Detector]) -> bool:
 def score_images(
     items: Iterable[ImageItem],
     backbone: Backbone,
-    detectors: list[Detector],
+    detectors: Sequence[Detector] | Scorer,
     settings: StreamSettings,
     *,
     cache: FeatureCache | None = None,
 ) -> Iterator[ScoredBatch]:
-    """Yield scored batches in input order; every image is encoded once for all detectors."""
-    local = needs_local(detectors)
+    """Yield scored batches in input order; every image is encoded once for all detectors.
+
+    A :class:`Scorer` instead of detectors goes on with the states it has.
+    """
+    scorer = detectors if isinstance(detectors, Scorer) else Scorer(detectors)
+    local = needs_local(scorer.detectors)
     for batch in encode_images(items, backbone, settings, cache=cache, local=local):
+        ids = [item.path for item in batch.items]
         yield ScoredBatch(
-            ids=[item.path for item in batch.items],
+            ids=ids,
             labels=[item.label for item in batch.items],
             positions=batch.positions,
             features=batch.features,
-            scores=[registry.score(one, batch.features) for one in detectors],
+            scores=scorer.score(batch.features, [ids[row] for row in batch.positions.tolist()]),
             errors=batch.errors,
         )
 
 
-def score_embeddings(embeddings: Embeddings, detectors: list[Detector]) -> Iterator[ScoredBatch]:
-    """Yield scored batches of stored embeddings, read a few thousand rows at a time."""
-    for start in range(0, len(embeddings.ids), _EMBEDDING_ROWS):
-        rows = slice(start, start + _EMBEDDING_ROWS)
+def score_embeddings(
+    embeddings: Embeddings,
+    detectors: Sequence[Detector] | Scorer,
+    *,
+    batch_size: int = _EMBEDDING_ROWS,
+) -> Iterator[ScoredBatch]:
+    """Yield scored batches of stored embeddings, ``batch_size`` rows at a time."""
+    scorer = detectors if isinstance(detectors, Scorer) else Scorer(detectors)
+    for start in range(0, len(embeddings.ids), batch_size):
+        rows = slice(start, start + batch_size)
         raw = np.asarray(embeddings.features[rows], np.float32)
         local = None if embeddings.local is None else np.asarray(embeddings.local[rows], np.float32)
         features = ImageFeatures(raw=raw, local=local)
@@ -88,7 +141,7 @@ def score_embeddings(embeddings: Embeddings, detectors: list[Detector]) -> Itera
             labels=_labels(embeddings, rows, len(ids)),
             positions=np.arange(len(ids)),
             features=features,
-            scores=[registry.score(one, features) for one in detectors],
+            scores=scorer.score(features, ids),
             errors={},
         )
 
@@ -105,31 +158,25 @@ def records_of(batch: ScoredBatch, detector: Detector, decision: Decision) -> li
     for position, reason in batch.errors.items():
         records[position] = {"path": batch.ids[position], "error": reason}
     scores = batch.scores[0]
-    tops = _top_labels(detector, batch.features) if decision.explain else None
+    explained = None
+    if decision.explain:
+        explained = explain(detector, decision.negatives, batch.features)
     for row, position in enumerate(batch.positions.tolist()):
         score = rounded(float(scores.score[row]))
+        ood = None if decision.threshold is None else score < decision.threshold
         record: Record = {
             "path": batch.ids[position],
             "score": score,
-            "ood": None if decision.threshold is None else score < decision.threshold,
+            "ood": ood,
             "label": detector.class_names[int(scores.label[row])],
             "confidence": rounded(float(scores.confidence[row])),
             "p_value": None,
             "method": detector.method,
         }
-        if tops is not None:
-            record["top_labels"] = tops[row]
+        if explained is not None:
+            one = explained[row]
+            record["top_labels"] = one.top_labels
+            record["nearest_negatives"] = one.nearest_negatives
+            record["explanation"] = one.sentence(ood, len(detector.class_names))
         records[position] = record
     return [record for record in records if record is not None]
-
-
-def _top_labels(detector: Detector, features: ImageFeatures) -> list[list[dict[str, object]]]:
-    """Return each row's most likely classes with their softmax probabilities."""
-    index, probability = top_labels(detector, features, _TOP_LABELS)
-    return [
-        [
-            {"label": detector.class_names[k], "probability": rounded(share)}
-            for k, share in zip(labels, shares, strict=True)
-        ]
-        for labels, shares in zip(index.tolist(), probability.tolist(), strict=True)
-    ]

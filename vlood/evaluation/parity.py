@@ -30,6 +30,16 @@ class PytorchOodMetrics(NamedTuple):
     aupr_out: float
 
 
+class CmaMetrics(NamedTuple):
+    """CMA's figures, ID positive: its FPR is interpolated, its areas are trapezoids."""
+
+    fpr95: float
+    detection_error: float
+    auroc: float
+    aupr_in: float
+    aupr_out: float
+
+
 def openood_fpr(
     id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95, *, positive: Positive = "ood"
 ) -> OpenoodFpr:
@@ -46,6 +56,21 @@ def openood_fpr(
     fpr, rates, thresholds = _thinned_roc(id_scores, ood_scores, positive)
     first = int(np.argmax(rates >= tpr))
     return OpenoodFpr(float(fpr[first]), float(thresholds[first]))
+
+
+def cma_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> CmaMetrics:
+    """Return the five figures of CMA's code.
+
+    Raises:
+        UsageError: a side is empty or not finite.
+    """
+    return CmaMetrics(
+        fpr_at_tpr(id_scores, ood_scores, mode="interp"),
+        cma_detection_error(id_scores, ood_scores),
+        auroc(id_scores, ood_scores),
+        aupr(id_scores, ood_scores, positive="id", mode="trapezoid"),
+        aupr(id_scores, ood_scores, positive="ood", mode="trapezoid"),
+    )
 
 
 def cma_detection_error(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:

@@ -30,6 +30,7 @@ class ResultRow:
         ood: name of the OOD set.
         group: one of `GROUPS`.
         metrics: what was measured.
+        stream: "", or how the scores depend on other images: order-dependent or transductive.
     """
 
     detector: str
@@ -38,6 +39,7 @@ class ResultRow:
     ood: str
     group: str
     metrics: EvalMetrics
+    stream: str = ""
 
     def __post_init__(self) -> None:
         if self.group not in GROUPS:
@@ -49,12 +51,12 @@ class ResultRow:
     def record(self) -> dict[str, Value]:
         """Return the row flat, in the order of `COLUMNS`."""
         names: dict[str, Value] = {column: getattr(self, column) for column in _NAME_COLUMNS}
-        return {**names, **asdict(self.metrics)}
+        return {**names, **asdict(self.metrics), "stream": self.stream}
 
 
 _NAME_COLUMNS = ("detector", "method", "id", "ood", "group")
 _METRIC_COLUMNS = tuple(field.name for field in fields(EvalMetrics))
-COLUMNS = _NAME_COLUMNS + _METRIC_COLUMNS
+COLUMNS = (*_NAME_COLUMNS, *_METRIC_COLUMNS, "stream")
 """Columns of `results.json` and `results.csv`, in order."""
 
 
@@ -92,7 +94,9 @@ def _mean_row(rows: Sequence[ResultRow]) -> ResultRow:
         id_accuracy=_mean(known) if len(known) == len(rows) else None,
     )
     name = "mean" if first.group == "-" else f"{first.group} mean"
-    return ResultRow(first.detector, first.method, first.id, name, first.group, metrics)
+    return ResultRow(
+        first.detector, first.method, first.id, name, first.group, metrics, first.stream
+    )
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -144,6 +148,7 @@ def read_results(path: Path) -> list[ResultRow]:
             ResultRow(
                 **{column: record[column] for column in _NAME_COLUMNS},
                 metrics=EvalMetrics(**{column: record[column] for column in _METRIC_COLUMNS}),
+                stream=record.get("stream", ""),
             )
             for record in records
         ]

@@ -60,6 +60,10 @@ def percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.2f}"
 
 
+def _marked(row: ResultRow) -> str:
+    return f"{row.detector} * {row.stream}" if row.stream else row.detector
+
+
 def _detector(row: ResultRow) -> tuple[str, str, str]:
     return row.detector, row.method, row.id
 
@@ -72,7 +76,7 @@ def _telling_means(rows: Sequence[ResultRow]) -> list[ResultRow]:
 def _name_columns(rows: Sequence[ResultRow]) -> dict[str, Callable[[ResultRow], str]]:
     columns: dict[str, Callable[[ResultRow], str]] = {}
     if len({(row.detector, row.method) for row in rows}) > 1:
-        columns["Detector"] = lambda row: row.detector
+        columns["Detector"] = _marked
         if any(row.method != row.detector for row in rows):
             columns["Method"] = lambda row: row.method
     if len({row.id for row in rows}) > 1:
@@ -106,9 +110,12 @@ def _caption(rows: Sequence[ResultRow]) -> Text:
     lines = []
     if rows and len(set(map(_detector, rows))) == 1:
         detector, method, _ = _detector(rows[0])
-        lines.append(f"Detector: {detector}" + ("" if method == detector else f" ({method})"))
+        shown = _marked(rows[0])
+        lines.append(f"Detector: {shown}" + ("" if method == detector else f" ({method})"))
     if len({(row.id, row.metrics.n_id) for row in rows}) == 1:
         lines.append(f"ID: {rows[0].id}, {rows[0].metrics.n_id:,} images")
+    if any(row.stream for row in rows):
+        lines.append("* Scores depend on the other images and their order: not to be compared.")
     lines.append(
         "Percent. FPR95 ID+: OOD accepted when 95 % of ID are; "
         "OOD+: ID rejected when 95 % of OOD are."

@@ -33,6 +33,7 @@ DEFAULT_LIMIT_BYTES = 10 * 10**9
 # in a folder that the user may have chosen.
 FEATURES_FOLDER = "vlood-features-1"
 FILES_FOLDER = "vlood-files-1"
+BANKS_FOLDER = "vlood-banks-1"
 _KEY_FILE = "key.json"
 # A cache must not take the last of a disk from the files a user asked for.
 _RESERVE_BYTES = 256 << 20
@@ -50,13 +51,17 @@ class SpaceInfo:
 
 @dataclass(frozen=True)
 class CacheInfo:
-    """What a cache folder holds; ``files`` counts the image files whose digest is remembered."""
+    """What a cache folder holds.
+
+    ``files`` counts the image files whose digest is remembered, ``banks`` the negatives mined.
+    """
 
     folder: Path
     limit_bytes: int | None
     size_bytes: int
     files: int
     spaces: tuple[SpaceInfo, ...]
+    banks: int = 0
 
 
 class FeatureSpace:
@@ -171,17 +176,19 @@ class FeatureCache:
         spaces = [_space_info(folder) for folder in _folders(self.folder / FEATURES_FOLDER)]
         spaces.sort(key=lambda space: -space.last_used)
         digests = list_parts(self.folder / FILES_FOLDER)
+        banks = _folders(self.folder / BANKS_FOLDER)
         size = sum(space.size_bytes for space in spaces) + sum(map(_size, digests))
+        size += sum(_size(path) for bank in banks for path in bank.iterdir())
         files = sum(map(part_rows, digests))
-        return CacheInfo(self.folder, self.limit_bytes, size, files, tuple(spaces))
+        return CacheInfo(self.folder, self.limit_bytes, size, files, tuple(spaces), len(banks))
 
     def clear(self) -> int:
-        """Remove every embedding and remembered digest; return the bytes freed.
+        """Remove every embedding, remembered digest and mined bank; return the bytes freed.
 
         Only vlood's own folders inside the cache folder are touched.
         """
         before = self.info().size_bytes
-        for name in (FEATURES_FOLDER, FILES_FOLDER):
+        for name in (FEATURES_FOLDER, FILES_FOLDER, BANKS_FOLDER):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         return before - self.info().size_bytes
 

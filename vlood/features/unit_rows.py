@@ -38,4 +38,4 @@ def named_unit_rows(
             f"{int(bad.sum())} {what} embeddings are NaN, infinite or all zeros, the first is "
             f"{names[row]!r} (row {row}); encode them again"
         )
-    return (raw / lengths).astype(np.float32)
+    return np.asarray(raw / lengths, np.float32)

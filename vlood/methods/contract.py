@@ -234,7 +234,10 @@ def _converted(method: str, name: str, value: Any, default: Any) -> Any:
         return value
     elif kind in (int, float, str) and not isinstance(value, bool):
         try:
-            return kind(value)
-        except (TypeError, ValueError):
-            pass
+            made = kind(value)
+        except (TypeError, ValueError, OverflowError):
+            made = None
+        # A stored 5.0 is the whole number 5; 5.5 is none.
+        if made is not None and not (isinstance(value, float) and made != value):
+            return made
     raise UsageError(f"{method}: {name} is {value!r}; expected a value like {default!r}")

@@ -18,12 +18,21 @@ def class_cosines(detector: Detector, images: ImageFeatures) -> NDArray[np.float
     """
     classes = detector.tensors["class_features"]
     unit = images.unit
-    if unit.shape[1] != classes.shape[1]:
+    check_width(unit, classes)
+    return np.asarray(unit @ classes.T, dtype=np.float64)
+
+
+def check_width(images: NDArray[np.float32], classes: NDArray[np.float32]) -> None:
+    """Refuse image embeddings that are not as wide as the class embeddings.
+
+    Raises:
+        UsageError: naming both widths.
+    """
+    if images.shape[1] != classes.shape[1]:
         raise UsageError(
-            f"the image embeddings are {unit.shape[1]} wide and the class embeddings "
+            f"the image embeddings are {images.shape[1]} wide and the class embeddings "
             f"{classes.shape[1]}; both must come from one model"
         )
-    return np.asarray(unit @ classes.T, dtype=np.float64)
 
 
 def log_sum_exp(logits: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -31,6 +31,9 @@ BUILT_INS = (
     EntryPoint("energy", "vlood.methods.energy:METHOD", GROUP),
     EntryPoint("entropy", "vlood.methods.entropy:METHOD", GROUP),
     EntryPoint("gl-mcm", "vlood.methods.gl_mcm:METHOD", GROUP),
+    EntryPoint("neglabel", "vlood.methods.neglabel:METHOD", GROUP),
+    EntryPoint("adaneg", "vlood.methods.adaneg:METHOD", GROUP),
+    EntryPoint("tanl", "vlood.methods.tanl:METHOD", GROUP),
 )
 
 
@@ -65,6 +68,19 @@ def all_methods() -> tuple[Method, ...]:
         except VloodError as error:
             logger.warning("%s", error)
     return tuple(loaded)
+
+
+def comparable() -> tuple[str, ...]:
+    """Return the methods that a comparison takes when nobody chooses.
+
+    They need no training, read whole-image embeddings alone, and give an image a score of its own:
+    test-time methods, whose scores depend on other images, are left out.
+    """
+    return tuple(
+        method.name
+        for method in all_methods()
+        if not method.record.stream and set(method.record.needs) <= {"classes", "negatives"}
+    )
 
 
 def score(detector: Detector, images: ImageFeatures) -> Scores:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlood.evaluation.metrics import aupr, auroc, ccr_at_fpr, fpr_at_tpr, id_accuracy
-from vlood.evaluation.parity import cma_detection_error, openood_fpr, pytorch_ood_metrics
+from vlood.evaluation.parity import cma_metrics, openood_fpr, pytorch_ood_metrics
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -45,9 +45,7 @@ def metrics(inputs: Mapping[str, NDArray[Any]], params: Mapping[str, Any]) -> Ar
         "mcm": np.array([area, precision_in, nearest]),
         "neglabel": np.array([area, precision_in, precision_out, nearest]),
         "clipn": np.array([area, interpolated]),
-        "cma": np.array(
-            [interpolated, cma_detection_error(inlier, outlier), area, linear_in, linear_out]
-        ),
+        "cma": np.array(cma_metrics(inlier, outlier)),
         "cooked": np.array([area, nearest]),
     }
 

@@ -1,0 +1,126 @@
+"""Say why an image scored as it did: its likeliest classes, its nearest negatives, one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlood.backbone.image_features import ImageFeatures
+from vlood.engines.records import rounded
+from vlood.methods.contract import Detector
+from vlood.methods.logits import top_labels
+from vlood.negatives.negative_features import NegativeFeatures
+
+if TYPE_CHECKING:
+    from vlood.negatives.index import SearchIndex
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, eq=False)
+class NearestNegatives:
+    """The negatives that images are compared with, and the index that finds the nearest.
+
+    Attributes:
+        names: M negatives.
+        index: over their rows.
+        rows: the rows [M, D] themselves, by which an approximate index sorts what it finds.
+    """
+
+    names: tuple[str, ...]
+    index: SearchIndex
+    rows: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(cls, negatives: NegativeFeatures) -> NearestNegatives:
+        """Index negatives."""
+        from vlood.negatives.index import build_index
+
+        return cls(negatives.names, build_index(negatives.features, "flat"))
+
+    @classmethod
+    def of_detector(cls, detector: Detector) -> NearestNegatives | None:
+        """Index the negatives a detector scores with, if it has some."""
+        features = detector.tensors.get("negative_features")
+        if features is None or not detector.negative_names:
+            return None
+        return cls.of(NegativeFeatures.of(detector.negative_names, features))
+
+    def search(
+        self, queries: NDArray[np.float32], count: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return the cosines and rows of the nearest negatives of N queries, both [N, count]."""
+        return self.index.search(queries, count, rows=self.rows)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What is said of one image.
+
+    Attributes:
+        top_labels: its likeliest classes with their softmax probabilities.
+        nearest_negatives: the most similar negatives with their cosines; empty without negatives.
+    """
+
+    top_labels: list[dict[str, object]]
+    nearest_negatives: list[dict[str, object]]
+
+    def sentence(self, ood: bool | None, classes: int) -> str:
+        """Say it in one plain sentence."""
+        label = str(self.top_labels[0]["label"])
+        probability = float(str(self.top_labels[0]["probability"]))
+        word = str(self.nearest_negatives[0]["term"]) if self.nearest_negatives else ""
+        if ood:
+            nearest = f"nearest word: {word}" if word else f"nearest of them: {label}"
+            return f"not one of your {classes} classes; {nearest}"
+        if ood is None:
+            outside = f"; nearest word outside them: {word}" if word else ""
+            return f"of your {classes} classes most like {label} ({probability:.0%}){outside}"
+        return f"{label} ({probability:.0%})"
+
+
+def explain(
+    detector: Detector, negatives: NearestNegatives | None, features: ImageFeatures
+) -> list[Explanation]:
+    """Explain N images to a person."""
+    labels = _top_labels(detector, features)
+    if negatives is None:
+        return [Explanation(own, []) for own in labels]
+    nearest = _nearest(negatives, features)
+    return [Explanation(own, near) for own, near in zip(labels, nearest, strict=True)]
+
+
+def _top_labels(detector: Detector, features: ImageFeatures) -> list[list[dict[str, object]]]:
+    """Return each row's most likely classes with their softmax probabilities."""
+    index, probability = top_labels(detector, features, _SHOWN)
+    return _named(
+        detector.class_names, "label", index.tolist(), "probability", probability.tolist()
+    )
+
+
+def _nearest(negatives: NearestNegatives, features: ImageFeatures) -> list[list[dict[str, object]]]:
+    """Return each row's most similar negatives with their cosines."""
+    if not len(features):
+        return []
+    cosines, index = negatives.search(features.raw, _SHOWN)
+    return _named(negatives.names, "term", index.tolist(), "similarity", cosines.tolist())
+
+
+def _named(
+    names: Sequence[str],
+    name: str,
+    rows: list[list[int]],
+    figure: str,
+    values: list[list[float]],
+) -> list[list[dict[str, object]]]:
+    return [
+        [
+            {name: names[row], figure: rounded(value)}
+            for row, value in zip(row_numbers, row_values, strict=True)
+        ]
+        for row_numbers, row_values in zip(rows, values, strict=True)
+    ]
