@@ -28,7 +28,7 @@ def a_row(ood="svhn", group="far", detector="mcm", auroc=0.9, n_ood=10, accuracy
 def test_columns_are_the_documented_ones_in_order():
     documented = (
         "detector, method, id, ood, group, n_id, n_ood, auroc, aupr_in, aupr_out, fpr95_id_pos, "
-        "fpr95_ood_pos, id_accuracy, auroc_ci_low, auroc_ci_high"
+        "fpr95_ood_pos, id_accuracy, auroc_ci_low, auroc_ci_high, stream"
     )
     assert ", ".join(COLUMNS) == documented
     assert tuple(a_row().record()) == COLUMNS

@@ -17,12 +17,17 @@ from numpy.typing import NDArray
 from vlood.backbone.image_features import ImageFeatures
 from vlood.errors import UsageError
 from vlood.methods import gl_mcm, logits, registry
-from vlood.methods.contract import Detector, Method, MethodRecord, Scores, make_settings
+from vlood.methods.contract import Detector, Method, MethodRecord, Scores, State, make_settings
+from vlood.negatives.negative_features import NegativeFeatures
 from vlood.prompts.classes import read_classes
 from vlood.prompts.templates import ClassFeatures
 
 Array = NDArray[Any]
 SCALE = 100.0
+METHODS = registry.all_methods()
+BY_ITSELF = [method for method in METHODS if not method.record.stream]
+STREAMS = [method for method in METHODS if method.record.stream]
+every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 
 
 def make_classes(count: int = 5, dim: int = 16, seed: int = 0) -> ClassFeatures:
@@ -35,6 +40,28 @@ def make_images(count: int = 7, dim: int = 16, seed: int = 1) -> ImageFeatures:
     raw = rng.normal(size=(count, dim)).astype(np.float32) * 3
     local = rng.normal(size=(count, 9, dim)).astype(np.float32) * 2
     return ImageFeatures(raw, local, (3, 3))
+
+
+def fit(method: Method, classes: ClassFeatures, scale: float = SCALE) -> Detector:
+    """Fit a method with what its record needs."""
+    dim, rng = classes.features.shape[1], np.random.default_rng(5)
+    given: dict[str, Any] = {}
+    if "negatives" in method.record.needs:
+        names = [f"negative {row}" for row in range(30)]
+        given["negatives"] = NegativeFeatures.of(names, rng.normal(size=(30, dim)))
+    if "noise" in method.record.needs:
+        given["noise"] = rng.normal(size=(15, dim))
+    return method.fit(classes, method.settings(), scale, **given)
+
+
+def copies(arrays: State) -> dict[str, Array]:
+    return {name: array.copy() for name, array in arrays.items()}
+
+
+def assert_same(arrays: State, others: State) -> None:
+    assert set(arrays) == set(others)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, others[name])
 
 
 def softmax(values: Array) -> Array:
@@ -84,21 +111,31 @@ def test_score_equals_the_formula(name: str, temperature: float) -> None:
     assert len(scores) == 7
 
 
-@pytest.mark.parametrize("method", registry.all_methods(), ids=lambda method: method.name)
+@every_method
 def test_life_of_a_method(method: Method) -> None:
     classes, images = make_classes(), make_images()
-    detector = method.fit(classes, method.settings(), SCALE)
+    detector = fit(method, classes)
     assert detector.method == method.name
     assert detector.class_names == classes.names
     assert detector.logit_scale == SCALE
-    assert all(tensor.dtype == np.float32 for tensor in detector.tensors.values())
+    assert {tensor.dtype for tensor in detector.tensors.values()} <= {
+        np.dtype(np.float32),
+        np.dtype(np.int64),
+    }
+    assert detector.tensors["class_features"].dtype == np.float32
+    assert bool(detector.negative_names) == ("negatives" in method.record.needs)
+    if detector.negative_names:
+        assert len(detector.tensors["negative_features"]) == len(detector.negative_names)
 
-    before = {name: tensor.copy() for name, tensor in detector.tensors.items()}
+    before, raw = copies(detector.tensors), images.raw.copy()
     first = method.score(detector, images)
     again = method.score(detector, images)
     np.testing.assert_array_equal(first.score, again.score)
-    for name, tensor in detector.tensors.items():
-        np.testing.assert_array_equal(tensor, before[name])
+    assert_same(detector.tensors, before)
+    np.testing.assert_array_equal(images.raw, raw)
+    assert first.score.dtype == first.confidence.dtype == np.float64
+    assert first.label.dtype == np.int64
+    assert ((first.confidence >= 0) & (first.confidence <= 1)).all()
 
     # Higher = more in-distribution: class features themselves score above random directions.
     perfect = ImageFeatures(classes.features, classes.features[:, None, :])
@@ -110,12 +147,12 @@ def test_life_of_a_method(method: Method) -> None:
     assert len(method.score(detector, none)) == 0
 
 
-@pytest.mark.parametrize("method", registry.all_methods(), ids=lambda method: method.name)
+@pytest.mark.parametrize("method", BY_ITSELF, ids=lambda method: method.name)
 def test_scores_do_not_depend_on_the_length_of_features_or_the_order_of_images(
     method: Method,
 ) -> None:
     classes, images = make_classes(), make_images()
-    detector = method.fit(classes, method.settings(), SCALE)
+    detector = fit(method, classes)
     scores = method.score(detector, images)
     assert images.local is not None
     other = ImageFeatures(images.raw[::-1] * 17, images.local[::-1] * 0.01)
@@ -123,7 +160,72 @@ def test_scores_do_not_depend_on_the_length_of_features_or_the_order_of_images(
     np.testing.assert_allclose(reversed_scores.score[::-1], scores.score, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", registry.all_methods(), ids=lambda method: method.name)
+@pytest.mark.parametrize("method", BY_ITSELF, ids=lambda method: method.name)
+def test_an_image_alone_scores_as_beside_others(method: Method) -> None:
+    images, detector = make_images(), fit(method, make_classes())
+    scores = method.score(detector, images)
+    assert images.local is not None
+    alone = [
+        method.score(detector, ImageFeatures(images.raw[row:][:1], images.local[row:][:1]))
+        for row in range(len(images))
+    ]
+    np.testing.assert_allclose(
+        np.concatenate([each.score for each in alone]), scores.score, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("method", STREAMS, ids=lambda method: method.name)
+def test_a_stream_does_not_depend_on_the_length_of_features(method: Method) -> None:
+    images, detector = make_images(), fit(method, make_classes())
+    longer = method.score(detector, ImageFeatures(images.raw * 17))
+    np.testing.assert_allclose(longer.score, method.score(detector, images).score, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", STREAMS, ids=lambda method: method.name)
+def test_a_step_of_a_stream_changes_neither_the_state_nor_the_detector(method: Method) -> None:
+    assert method.stream is not None
+    classes, images = make_classes(), make_images(40)
+    detector = fit(method, classes)
+    text, state = copies(detector.tensors), method.stream.start(detector)
+    _, state = method.stream.step(detector, ImageFeatures(images.raw[:20]), state)
+    before = copies(state)
+    rest = ImageFeatures(images.raw[20:])
+    first, after = method.stream.step(detector, rest, state)
+    later = copies(after)
+    again, _ = method.stream.step(detector, rest, state)
+    np.testing.assert_array_equal(first.score, again.score)
+    assert_same(state, before)
+    assert_same(after, later)
+    assert_same(detector.tensors, text)
+    assert int(after["seen"]) == 40
+    scored, start = method.score(detector, rest), method.stream.start(detector)
+    np.testing.assert_array_equal(scored.score, method.stream.step(detector, rest, start)[0].score)
+
+
+@pytest.mark.parametrize("method", STREAMS, ids=lambda method: method.name)
+def test_a_stream_split_over_two_runs_is_the_unsplit_one(method: Method) -> None:
+    assert method.stream is not None
+    images = make_images(60)
+
+    def run(detector: Detector, state: State, begin: int, end: int) -> tuple[list[Array], State]:
+        assert method.stream is not None
+        found = []
+        for first in range(begin, end, 10):
+            batch = ImageFeatures(images.raw[first : first + 10])
+            scores, state = method.stream.step(detector, batch, state)
+            found.append(scores.score)
+        return found, state
+
+    detector = fit(method, make_classes())
+    whole, last = run(detector, method.stream.start(detector), 0, 60)
+    first, state = run(detector, method.stream.start(detector), 0, 30)
+    # The second run knows nothing but the state's arrays and a detector fitted alike.
+    second, after = run(fit(method, make_classes()), copies(state), 30, 60)
+    np.testing.assert_array_equal(np.concatenate([*first, *second]), np.concatenate(whole))
+    assert_same(after, last)
+
+
+@every_method
 def test_record_and_settings_say_what_they_are(method: Method) -> None:
     record = method.record
     assert record.name == record.name.lower()
@@ -161,8 +263,8 @@ def test_one_class_scores_by_its_cosine(name: str) -> None:
 
 def test_ten_thousand_classes() -> None:
     classes, images = make_classes(10_000, 8), make_images(4, 8)
-    for method in registry.all_methods():
-        scores = method.score(method.fit(classes, method.settings(), SCALE), images)
+    for method in METHODS:
+        scores = method.score(fit(method, classes), images)
         assert np.isfinite(scores.score).all()
 
 
@@ -286,6 +388,31 @@ def test_settings_are_read_as_typed_or_stored() -> None:
     for wrong in ("warm", True, None, [1]):
         with pytest.raises(UsageError, match=r"expected a value like 1\.0"):
             make_settings(method, {"temperature": wrong})
+
+
+def test_a_whole_number_may_be_stored_as_a_decimal_and_a_fraction_is_none() -> None:
+    method = registry.get("neglabel")
+    for value in (5, 5.0, "5"):
+        groups = make_settings(method, {"groups": value}).groups
+        assert groups == 5
+        assert isinstance(groups, int)
+    for wrong in (5.5, "5.5", "five", True, None, float("nan"), float("inf"), [5]):
+        with pytest.raises(UsageError, match="neglabel: groups is .*expected a value like 0"):
+            make_settings(method, {"groups": wrong})
+
+
+def test_a_switch_takes_true_and_false_alone() -> None:
+    method = registry.get("adaneg")
+    for value, meant in ((True, True), ("False", False), ("true", True)):
+        assert make_settings(method, {"adaptive_gap": value}).adaptive_gap is meant
+    for wrong in (1, "yes", 0.0, None):
+        with pytest.raises(UsageError, match="adaneg: adaptive_gap is .*like False"):
+            make_settings(method, {"adaptive_gap": wrong})
+
+
+def test_a_record_says_one_of_two_kinds_of_stream() -> None:
+    with pytest.raises(ValueError, match="stream is 'sometimes'"):
+        MethodRecord("x", "X", "p", 2020, "v", "u", "s", "n", stream="sometimes")
 
 
 def test_a_logit_scale_must_be_positive() -> None:

@@ -11,7 +11,7 @@ import pytest
 from vlood.errors import UsageError, VloodError
 from vlood.methods import registry
 
-NAMES = ("mcm", "msp", "max-logit", "energy", "entropy", "gl-mcm", "neglabel")
+NAMES = ("mcm", "msp", "max-logit", "energy", "entropy", "gl-mcm", "neglabel", "adaneg", "tanl")
 
 
 @pytest.fixture
@@ -100,6 +100,20 @@ def test_an_unknown_name_gets_a_suggestion() -> None:
         registry.get("enrgy")
     with pytest.raises(UsageError, match="there are: mcm, msp"):
         registry.get("zzz")
+
+
+def test_a_comparison_takes_methods_without_streams_and_local_features(
+    plug_ins: list[EntryPoint],
+) -> None:
+    assert registry.comparable() == ("mcm", "msp", "max-logit", "energy", "entropy", "neglabel")
+    plug_ins.append(entry("plugged", "plugged_method:METHOD"))
+    assert registry.comparable()[-1] == "plugged"
+
+
+def test_test_time_methods_say_so_in_their_record() -> None:
+    streams = {each.name: each.record.stream for each in registry.all_methods() if each.stream}
+    assert streams == {"adaneg": "order-dependent", "tanl": "transductive"}
+    assert all(bool(each.record.stream) == bool(each.stream) for each in registry.all_methods())
 
 
 def test_listing_records_imports_no_deep_learning() -> None:

@@ -107,7 +107,10 @@ def _nearest(negatives: NearestNegatives, features: ImageFeatures) -> list[list[
     if not len(features):
         return []
     cosines, index = negatives.search(features.raw, _SHOWN)
-    return _named(negatives.names, "term", index.tolist(), "similarity", cosines.tolist())
+    found = _named(negatives.names, "term", index.tolist(), "similarity", cosines.tolist())
+    # An approximate index that finds too few fills up with -1.
+    counts = (index >= 0).sum(axis=1).tolist()
+    return [near[:count] for near, count in zip(found, counts, strict=True)]
 
 
 def _named(

@@ -137,7 +137,8 @@ def read_embedded_words(paths: Sequence[Path]) -> tuple[Corpus, CandidateRows]:
     corpus, kept = Corpus.of_names([clean_term(name) or name for name in names], sources)
     if len(read) == 1 and len(kept) == len(names):
         return corpus, CheckedRows(paths[0], read[0][1])
-    joined = np.concatenate([np.asarray(rows, np.float32) for _, rows in read])
+    whole = [CheckedRows(path, rows) for path, (_, rows) in zip(paths, read, strict=True)]
+    joined = np.concatenate([rows[slice(None)] for rows in whole])
     return corpus, joined[kept]
 
 
@@ -152,7 +153,21 @@ class CheckedRows:
         return len(self._rows)
 
     def __getitem__(self, rows: slice | NDArray[np.integer]) -> NDArray[np.float32]:
-        return check_features(self._path, np.asarray(self._rows[rows]))
+        taken = np.asarray(self._rows[rows])
+        try:
+            return check_features(self._path, taken)
+        except UsageError:
+            if not len(taken) or taken.dtype.kind not in "fiu":
+                raise
+            # It counts the rows of this piece; whoever is to mend the file needs the file's.
+            with np.errstate(over="ignore"):
+                values = taken.astype(np.float32)
+            usable = np.isfinite(values).all(axis=1) & values.any(axis=1)
+            number = (range(len(self))[rows] if isinstance(rows, slice) else rows)[usable.argmin()]
+            raise UsageError(
+                f"{self._path}: row {number} holds NaN, infinite values or nothing but zeros; "
+                "remove it or embed that word again"
+            ) from None
 
 
 def prepare_corpus(

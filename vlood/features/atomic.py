@@ -74,7 +74,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             old = path.with_name(f".{path.name}.{mark}.old{PARTIAL_SUFFIX}")
             path.rename(old)
-            partial.rename(path)
+            try:
+                partial.rename(path)
+            except BaseException:
+                old.rename(path)
+                raise
             shutil.rmtree(old, ignore_errors=True)
         else:
             partial.rename(path)

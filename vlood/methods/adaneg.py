@@ -30,7 +30,7 @@ from vlood.methods.neglabel import (
     id_mass,
     number_of_groups,
 )
-from vlood.negatives.negative_features import NegativeFeatures
+from vlood.negatives.negative_features import NegativeFeatures, is_permutation
 from vlood.prompts.templates import ClassFeatures
 
 RECORD = MethodRecord(
@@ -417,4 +417,22 @@ def _extended(array: NDArray[Any], rows: int) -> NDArray[Any]:
     return np.concatenate([array, np.zeros((rows, *array.shape[1:]), array.dtype)])
 
 
-METHOD = Method(RECORD, AdaNegSettings, fit, score, Stream(start, step))
+def check(detector: Detector) -> None:
+    """Refuse a permutation that is none of the negatives.
+
+    Raises:
+        UsageError: naming what was expected.
+    """
+    if not is_permutation(detector.tensors["permutation"], len(detector.negative_names)):
+        raise UsageError("permutation is none of the negatives")
+
+
+METHOD = Method(
+    RECORD,
+    AdaNegSettings,
+    fit,
+    score,
+    Stream(start, step),
+    arrays={"class_features": "K D", "negative_features": "M D", "permutation": "M int"},
+    check=check,
+)

@@ -150,6 +150,17 @@ class Method:
     """A published method, as the entry-point group ``vlood.methods`` offers it.
 
     ``score`` of a test-time method is that of one batch at the start of a stream.
+
+    Attributes:
+        record: what it is.
+        settings: its frozen settings, a dataclass.
+        fit: makes a detector.
+        score: scores images.
+        stream: how a test-time method goes through a stream, or None.
+        arrays: the shapes of a detector's tensors by name, as letters: K classes, M negatives, D
+            numbers an embedding; any other letter is a length of its own. ``int`` marks whole
+            numbers, as in ``M int``. A stored detector is held against it before it is used.
+        check: what else must hold of a stored detector's tensors; raises UsageError.
     """
 
     record: MethodRecord
@@ -157,6 +168,8 @@ class Method:
     fit: Fit
     score: Score
     stream: Stream | None = None
+    arrays: Mapping[str, str] = field(default_factory=lambda: {"class_features": "K D"})
+    check: Callable[[Detector], None] | None = None
 
     @property
     def name(self) -> str:

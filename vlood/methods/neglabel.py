@@ -145,8 +145,9 @@ def grouped_log_sum_exp(
     weights = logits - peak
     np.exp(weights, out=weights)
     totals = _grouped(weights, sizes, np.add)
-    if not totals.all():
-        # A group far below the row's peak vanished: shift each group by its own peak instead.
+    if (totals < np.finfo(totals.dtype).tiny).any():
+        # A group far below the row's peak vanished, or lost its digits on the way (subnormal):
+        # shift each group by its own peak instead.
         own = _grouped(logits, sizes, np.maximum).astype(np.float64)
         shifted = np.exp(logits - np.repeat(own, sizes, axis=1))
         return np.asarray(np.log(_grouped(shifted, sizes, np.add)) + own)
@@ -235,4 +236,23 @@ def check_same_width(classes: ClassFeatures, negatives: NegativeFeatures) -> Non
         )
 
 
-METHOD = Method(RECORD, NegLabelSettings, fit, score)
+def check(detector: Detector) -> None:
+    """Refuse groups that do not share out the negatives.
+
+    Raises:
+        UsageError: naming what was expected.
+    """
+    sizes = detector.tensors["group_sizes"]
+    expected = group_sizes(len(detector.negative_names), len(sizes))
+    if len(sizes) == 0 or not np.array_equal(sizes, expected):
+        raise UsageError("group_sizes do not share out the negatives")
+
+
+METHOD = Method(
+    RECORD,
+    NegLabelSettings,
+    fit,
+    score,
+    arrays={"class_features": "K D", "negative_features": "M D", "group_sizes": "G int"},
+    check=check,
+)

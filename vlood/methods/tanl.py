@@ -25,7 +25,7 @@ from vlood.methods.contract import (
 )
 from vlood.methods.logits import class_cosines, log_sum_exp, with_labels
 from vlood.methods.neglabel import check_same_width
-from vlood.negatives.negative_features import NegativeFeatures
+from vlood.negatives.negative_features import NegativeFeatures, is_permutation
 from vlood.prompts.templates import ClassFeatures
 
 logger = logging.getLogger(__name__)
@@ -308,4 +308,32 @@ def _mean(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(rows.mean(axis=0, dtype=np.float64))
 
 
-METHOD = Method(RECORD, TANLSettings, fit, score, Stream(start, step))
+def check(detector: Detector) -> None:
+    """Refuse orders that are no permutations of the classes and of the noise pictures.
+
+    Raises:
+        UsageError: naming what was expected.
+    """
+    tensors = detector.tensors
+    if not is_permutation(tensors["class_order"], len(detector.class_names)):
+        raise UsageError("class_order is no permutation of the classes")
+    if not is_permutation(tensors["noise_order"], len(tensors["noise_features"])):
+        raise UsageError("noise_order is no permutation of the noise pictures")
+
+
+METHOD = Method(
+    RECORD,
+    TANLSettings,
+    fit,
+    score,
+    Stream(start, step),
+    arrays={
+        "class_features": "K D",
+        "negative_features": "M D",
+        "permutation": "M int",
+        "noise_features": "R D",
+        "class_order": "K int",
+        "noise_order": "R int",
+    },
+    check=check,
+)

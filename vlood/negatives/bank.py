@@ -160,6 +160,9 @@ def merge(banks: Sequence[NegativeBank], names: Sequence[str], *, seed: int = 0)
         UsageError: they are of different models, classes or widths, or only some are encoded.
     """
     first = banks[0]
+    modelled = next((number for number, bank in enumerate(banks) if bank.model is not None), 0)
+    classed = next((number for number, bank in enumerate(banks) if bank.classes), 0)
+    model, classes = banks[modelled].model, banks[classed].classes
     for bank, name in zip(banks[1:], names[1:], strict=True):
         if (bank.features is None) != (first.features is None):
             raise UsageError(
@@ -167,8 +170,8 @@ def merge(banks: Sequence[NegativeBank], names: Sequence[str], *, seed: int = 0)
                 f"{names[0]} {'is not' if first.features is None else 'is encoded'}; merge banks "
                 "of one kind"
             )
-        if first.model is not None and bank.model is not None:
-            check_model(bank, first.model, name)
+        if model is not None:
+            check_model(bank, model, name)
         if bank.features is not None and first.features is not None:
             widths = first.features.shape[1], bank.features.shape[1]
             if widths[0] != widths[1]:
@@ -176,8 +179,8 @@ def merge(banks: Sequence[NegativeBank], names: Sequence[str], *, seed: int = 0)
                     f"{name}: its embeddings are {widths[1]} wide and those of {names[0]} "
                     f"{widths[0]}; merge banks of one model"
                 )
-        if first.classes and bank.classes:
-            check_classes(bank, first.classes, name)
+        if classes:
+            check_classes(bank, classes, name)
     rows = [(number, row) for number, bank in enumerate(banks) for row in range(len(bank))]
     kept: dict[str, tuple[int, int]] = {}
     for number, row in rows:
@@ -187,9 +190,10 @@ def merge(banks: Sequence[NegativeBank], names: Sequence[str], *, seed: int = 0)
     if first.features is not None:
         held = [bank.features for bank in banks if bank.features is not None]
         features = np.stack([held[number][row] for number, row in places])
-    described = next((bank for bank in banks if bank.classes), first)
     return replace(
-        described,
+        banks[classed],
+        model=model,
+        model_name=banks[modelled].model_name,
         terms=tuple(kept),
         parts=tuple(banks[number].parts[row] for number, row in places),
         lex_files=tuple(banks[number].lex_files[row] for number, row in places),

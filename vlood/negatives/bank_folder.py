@@ -150,7 +150,7 @@ def describe_bank(path: Path) -> dict[str, Any]:
     try:
         described = json.loads((path / BANK_FILE).read_text(encoding="utf-8"))
         schema = int(described["schema"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise _damaged(path, f"{BANK_FILE} cannot be read") from error
     if schema > SCHEMA:
         raise UsageError(
@@ -170,7 +170,10 @@ def open_index(path: Path) -> SearchIndex | None:
     """
     from vlood.negatives.index import read_index
 
-    record = describe_bank(path)["index"]
+    described = describe_bank(path)
+    if "index" not in described or not isinstance(described["index"], dict | None):
+        raise _damaged(path, f"{BANK_FILE} does not say whether there is an index")
+    record = described["index"]
     return None if record is None else read_index(path / INDEX_FILE, record)
 
 
@@ -230,10 +233,17 @@ def _write_columns(path: Path, cells: Mapping[str, Any]) -> None:
     import pyarrow.parquet as pq
 
     texts = {
-        name: column if isinstance(column, np.ndarray) else pa.array(column, pa.string())
+        name: column
+        if isinstance(column, np.ndarray)
+        else pa.array(map(_storable, column), pa.string())
         for name, column in cells.items()
     }
     pq.write_table(pa.table(texts), path)
+
+
+def _storable(text: str) -> str:
+    # The name of a folder that is not UTF-8 holds lone surrogates, which Parquet cannot.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _read_columns(path: Path, names: Sequence[str]) -> dict[str, list[Any]]:

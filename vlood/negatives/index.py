@@ -37,7 +37,7 @@ TARGET_RECALL = 0.985
 _BLOCK_BYTES = 64 << 20
 _HNSW_LINKS = 32
 _HNSW_CONSTRUCTION = 80
-_EFFORTS = {"hnsw": (64, 128, 256, 512, 1024, 2048), "ivfpq": (8, 16, 32, 64, 128, 256, 512, 1024)}
+_EFFORTS = {"hnsw": (64, 128, 256, 512, 1024), "ivfpq": (8, 16, 32, 64, 128, 256, 512, 1024)}
 _EFFORT_NAME = {"hnsw": "efSearch", "ivfpq": "nprobe"}
 _TUNING_QUERIES = 500
 

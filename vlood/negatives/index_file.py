@@ -73,7 +73,7 @@ def read_index(path: Path, record: Mapping[str, Any]) -> SearchIndex:
     if kind not in _CLASSES:
         raise _unusable(path, f"its kind {kind} is unknown")
     try:
-        held = faiss.downcast_index(faiss.deserialize_index(np.frombuffer(data, np.uint8)))
+        held = faiss.deserialize_index(np.frombuffer(data, np.uint8))
     except RuntimeError as error:
         raise _unusable(path, "is no FAISS index that this version reads") from error
     if not isinstance(held, getattr(faiss, _CLASSES[kind])):

@@ -7,6 +7,7 @@ and CSP (whose released code drops a cosine of 0.95 with a class) filter by mean
 from __future__ import annotations
 
 import functools
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 
 from vlood.errors import UsageError
 from vlood.prompts.classes import ClassName
+
+_ASCII_REST = re.compile(r"[^a-z0-9]+")
 
 REASONS = ("exact", "lemma", "wordnet", "similarity")
 
@@ -122,8 +125,8 @@ def fold(text: str) -> str:
     emoji are two names.
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
-    if plain.isascii() and plain.isalpha():
-        return plain
+    if plain.isascii():
+        return " ".join(_ASCII_REST.sub(" ", plain).split()) or plain.strip()
     spaced = "".join(each if unicodedata.category(each)[0] in "LMN" else " " for each in plain)
     return " ".join(spaced.split()) or plain.strip()
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vlood.backbone.image_features import unit
 from vlood.errors import UsageError
 from vlood.negatives.bank import Dropped
-from vlood.negatives.closeness import closeness_to_classes
+from vlood.negatives.closeness import Closeness, closeness_to_classes
 from vlood.negatives.corpus import Corpus
 from vlood.negatives.leaks import REASONS, Relations, find_leaks
 from vlood.negatives.near_duplicates import keep_distinct
@@ -127,71 +127,104 @@ def mine(
         rule=settings.rule,
         on_progress=on_progress,
     )
-    leaks = find_leaks(
-        corpus.terms,
-        corpus.synonyms,
-        classes,
-        reasons=settings.leaks,
-        largest=close.largest,
-        nearest=close.nearest,
-        similarity=settings.similarity,
-        relations=relations,
-    )
-    allowed = np.ones(len(corpus), bool)
-    allowed[[leak.row for leak in leaks]] = False
-    if not allowed.any():
-        raise UsageError(
-            f"--corpus: every one of the {len(corpus)} words collides with a class "
-            f"({leaks[0].term!r} with {leaks[0].class_name!r}, for one); give more words, or "
-            "--leaks none"
-        )
     size = settings.size
     if size is None and settings.keep is None:
-        size = auto_size(len(classes), int(allowed.sum()))
+        size = auto_size(len(classes), len(corpus))
     chosen = select(
-        close.value,
-        corpus.parts,
-        keep=settings.keep,
-        size=size,
-        together=settings.together,
-        allowed=allowed,
+        close.value, corpus.parts, keep=settings.keep, size=size, together=settings.together
     )
-    dropped = [Dropped(leak.term, leak.reason, leak.class_name, leak.detail) for leak in leaks]
-    picked = []
-    for part in chosen.in_order(settings.order):
-        ranking, count = part.ranking, part.count
-        if settings.near_duplicate is not None and count:
-            ranking, doubled = _distinct(corpus, rows, ranking, count, settings.near_duplicate)
-            dropped.extend(doubled)
-        picked.append(ranking[:count])
-    taken = np.concatenate(picked)
+    filters = _Filters(corpus, rows, classes, close, settings, relations)
+    walked = [filters.take(part.ranking, part.count) for part in chosen.in_order(settings.order)]
+    taken = np.concatenate([kept for kept, _ in walked])
+    dropped = tuple(each for _, some in walked for each in some)
     if not len(taken):
-        raise UsageError(
-            f"--keep {settings.keep}: of {int(allowed.sum())} words none is kept; keep more of "
-            "them, or give more words"
+        raise UsageError(_nothing_left(corpus, settings, dropped))
+    if settings.size is not None and len(taken) < settings.size:
+        log.warning("--size %d: there are only %d words to take", settings.size, len(taken))
+    return Mined(taken, close.value[taken], dropped)
+
+
+@dataclass(frozen=True, eq=False)
+class _Filters:
+    """Walk down a ranking, passing over candidates that collide with a class or with each other."""
+
+    corpus: Corpus
+    rows: CandidateRows
+    classes: Sequence[ClassName]
+    close: Closeness
+    settings: MiningSettings
+    relations: Relations | None
+
+    def take(
+        self, ranking: NDArray[np.int64], count: int
+    ) -> tuple[NDArray[np.int64], list[Dropped]]:
+        """Return the first ``count`` rows of a ranking that pass, and those that did not.
+
+        Only as much of the ranking is looked at as is needed, so a large corpus costs no more.
+        """
+        if count == 0:
+            return ranking[:0], []
+        leaks: dict[int, Dropped] = {}
+        looked_at = 0
+        while True:
+            more = max(256, count // 4) if looked_at else count + max(256, count // 4)
+            fresh = ranking[looked_at : looked_at + more]
+            leaks.update(self._leaks(fresh))
+            looked_at += len(fresh)
+            clean = [row for row in ranking[:looked_at].tolist() if row not in leaks]
+            kept, doubled = self._distinct(np.array(clean, np.int64), count)
+            if len(kept) >= count or looked_at == len(ranking):
+                break
+        kept = kept[:count]
+        # What lies beyond the last one kept was looked at, but nothing was decided of it.
+        last = kept[-1] if len(kept) == count else ranking[-1]
+        passed = ranking[: int(np.flatnonzero(ranking == last)[0]) + 1].tolist()
+        reasons = {**doubled, **leaks}
+        return kept, [reasons[row] for row in passed if row in reasons]
+
+    def _leaks(self, ranking: NDArray[np.int64]) -> dict[int, Dropped]:
+        if not self.settings.leaks or not len(ranking):
+            return {}
+        terms = [self.corpus.terms[row] for row in ranking]
+        found = find_leaks(
+            terms,
+            [self.corpus.synonyms[row] for row in ranking],
+            self.classes,
+            reasons=self.settings.leaks,
+            largest=self.close.largest[ranking],
+            nearest=self.close.nearest[ranking],
+            similarity=self.settings.similarity,
+            relations=self.relations,
         )
-    if size is not None and len(taken) < size and settings.size is not None:
-        log.warning("--size %d: there are only %d words to take", size, len(taken))
-    return Mined(taken, close.value[taken], tuple(dropped))
+        return {
+            int(ranking[leak.row]): Dropped(leak.term, leak.reason, leak.class_name, leak.detail)
+            for leak in found
+        }
+
+    def _distinct(
+        self, ranking: NDArray[np.int64], count: int
+    ) -> tuple[NDArray[np.int64], dict[int, Dropped]]:
+        """Return the first ``count`` rows that are no near duplicates of those before them."""
+        cosine = self.settings.near_duplicate
+        if cosine is None or not len(ranking):
+            return ranking, {}
+        found = keep_distinct(unit(np.asarray(self.rows[ranking], np.float32)), count, cosine)
+        terms = self.corpus.terms
+        dropped = {
+            int(ranking[row]): Dropped(terms[ranking[row]], "near-duplicate", terms[ranking[kept]])
+            for row, kept in found.duplicate_of.items()
+        }
+        return ranking[found.kept], dropped
 
 
-def _distinct(
-    corpus: Corpus,
-    rows: CandidateRows,
-    ranking: NDArray[np.int64],
-    count: int,
-    cosine: float,
-) -> tuple[NDArray[np.int64], list[Dropped]]:
-    """Return the first ``count`` of a ranking that are no near duplicates of those before them."""
-    looked_at = min(len(ranking), count + max(256, count // 4))
-    while True:
-        candidates = ranking[:looked_at]
-        found = keep_distinct(unit(np.asarray(rows[candidates], np.float32)), count, cosine)
-        if len(found.kept) >= count or looked_at == len(ranking):
-            break
-        looked_at = min(len(ranking), 2 * looked_at)
-    dropped = [
-        Dropped(corpus.terms[candidates[row]], "near-duplicate", corpus.terms[candidates[kept]])
-        for row, kept in found.duplicate_of.items()
-    ]
-    return candidates[found.kept], dropped
+def _nothing_left(corpus: Corpus, settings: MiningSettings, dropped: Sequence[Dropped]) -> str:
+    if dropped:
+        return (
+            f"--corpus: every one of the {len(corpus)} words collides with a class "
+            f"({dropped[0].term!r} with {dropped[0].other!r}, for one); give more words, or "
+            "--leaks none"
+        )
+    return (
+        f"--keep {settings.keep}: of {len(corpus)} words none is kept; keep more of them, or give "
+        "more words"
+    )

@@ -48,3 +48,8 @@ class NegativeFeatures:
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+def is_permutation(order: NDArray[np.int64], count: int) -> bool:
+    """Say whether an array holds each of the numbers below ``count`` once."""
+    return order.shape == (count,) and bool(np.array_equal(np.sort(order), np.arange(count)))
