@@ -397,7 +397,7 @@ def test_a_whole_number_may_be_stored_as_a_decimal_and_a_fraction_is_none() -> N
         assert groups == 5
         assert isinstance(groups, int)
     for wrong in (5.5, "5.5", "five", True, None, float("nan"), float("inf"), [5]):
-        with pytest.raises(UsageError, match="neglabel: groups is .*expected a value like 0"):
+        with pytest.raises(UsageError, match=r"neglabel: groups is .*expected a value like 0"):
             make_settings(method, {"groups": wrong})
 
 
@@ -406,7 +406,7 @@ def test_a_switch_takes_true_and_false_alone() -> None:
     for value, meant in ((True, True), ("False", False), ("true", True)):
         assert make_settings(method, {"adaptive_gap": value}).adaptive_gap is meant
     for wrong in (1, "yes", 0.0, None):
-        with pytest.raises(UsageError, match="adaneg: adaptive_gap is .*like False"):
+        with pytest.raises(UsageError, match=r"adaneg: adaptive_gap is .*like False"):
             make_settings(method, {"adaptive_gap": wrong})
 
 

@@ -198,7 +198,8 @@ def test_a_group_far_below_the_peak_of_its_row_keeps_its_digits(depth: float) ->
     # Evidence as weak as the weak group's: half of the mass there and none in the strong group.
     mass = neglabel.id_mass(np.full((2, 3), -depth, np.float32), logits, np.array([3, 3]))
     half = np.mean([0.5, 1 / (1 + np.exp(min(depth, 700.0)))])
-    np.testing.assert_allclose(mass, half, atol=1e-6)
+    # Single-precision logits of that size are themselves no closer.
+    np.testing.assert_allclose(mass, half, atol=1e-6 + 1e-7 * depth)
 
 
 def test_extreme_logit_scales_give_scores_between_zero_and_one() -> None:

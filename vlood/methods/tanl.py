@@ -330,7 +330,6 @@ METHOD = Method(
     arrays={
         "class_features": "K D",
         "negative_features": "M D",
-        "permutation": "M int",
         "noise_features": "R D",
         "class_order": "K int",
         "noise_order": "R int",
