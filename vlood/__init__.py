@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vlood.backbone.load import load_backbone
     from vlood.detector.threshold import threshold_from_id
     from vlood.engines.detectors import classes_from_files, classes_from_texts, fit_zero_shot
+    from vlood.engines.loaded import LoadedDetector, ScoredImages, load
     from vlood.engines.scoring import score_embeddings, score_images
     from vlood.errors import ImageError, UsageError, VloodError
     from vlood.evaluation.evaluate import evaluate
@@ -32,8 +33,10 @@ _HOMES = {
     "FeatureCache": "features.cache",
     "ImageError": "errors",
     "ImageFeatures": "backbone.image_features",
+    "LoadedDetector": "engines.loaded",
     "Method": "methods.contract",
     "MethodRecord": "methods.contract",
+    "ScoredImages": "engines.loaded",
     "Scores": "methods.contract",
     "StreamSettings": "features.stream",
     "UsageError": "errors",
@@ -44,6 +47,7 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "find_images": "images.sources",
     "fit_zero_shot": "engines.detectors",
+    "load": "engines.loaded",
     "load_backbone": "backbone.load",
     "read_classes": "prompts.classes",
     "read_embeddings": "features.embeddings",
@@ -58,8 +62,10 @@ __all__ = [
     "FeatureCache",
     "ImageError",
     "ImageFeatures",
+    "LoadedDetector",
     "Method",
     "MethodRecord",
+    "ScoredImages",
     "Scores",
     "StreamSettings",
     "UsageError",
@@ -70,6 +76,7 @@ __all__ = [
     "evaluate",
     "find_images",
     "fit_zero_shot",
+    "load",
     "load_backbone",
     "read_classes",
     "read_embeddings",

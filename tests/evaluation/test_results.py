@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -120,3 +121,20 @@ def test_a_file_where_the_folder_should_be_is_one_sentence(tmp_path):
     (tmp_path / "report").write_text("a file")
     with pytest.raises(VloodError, match="Cannot write"):
         write_results(tmp_path / "report", [a_row()])
+
+
+def test_a_row_says_how_its_scores_depend_on_other_images(tmp_path):
+    streamed = replace(a_row(), stream="order-dependent")
+    write_results(tmp_path, [a_row(), streamed])
+    records = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert [record["stream"] for record in records] == ["", "order-dependent"]
+    assert read_results(tmp_path / "results.json") == [a_row(), streamed]
+    assert read_results(tmp_path / "group_means.json")[0].stream == ""
+    assert group_means([streamed])[0].stream == "order-dependent"
+
+
+def test_results_from_before_streams_were_noted_are_read(tmp_path):
+    old = a_row().record()
+    del old["stream"]
+    (tmp_path / "results.json").write_text(json.dumps([old]), encoding="utf-8")
+    assert read_results(tmp_path / "results.json") == [a_row()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -70,3 +71,13 @@ def test_percent():
 
 def test_no_rows_is_an_empty_table():
     assert "AUROC" in drawn([])
+
+
+def test_a_test_time_method_is_marked_and_the_caption_says_why():
+    streamed = replace(a_row("adaneg"), method="adaneg", stream="order-dependent")
+    for rows in ([a_row(), streamed], [streamed]):
+        text = " ".join(drawn(rows, width=120).split())
+        assert "adaneg * order-dependent" in text
+        assert "* Scores depend on the other images and their order: not to be compared." in text
+    assert "Detector: adaneg * order-dependent" in text
+    assert "*" not in drawn([a_row(), a_row("msp")], width=120)

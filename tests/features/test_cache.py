@@ -15,6 +15,7 @@ import pytest
 
 from vlood.features import cache as cache_module
 from vlood.features.cache import (
+    BANKS_FOLDER,
     FEATURES_FOLDER,
     FeatureCache,
     FeatureSpace,
@@ -287,3 +288,17 @@ def test_file_digests_count_in_the_info(tmp_path: Path) -> None:
     assert info.size_bytes > 0
     FeatureCache(tmp_path / "cache").clear()
     assert FeatureCache(tmp_path / "cache").info().files == 0
+
+
+def test_mined_banks_count_in_the_info_and_are_cleared(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path)
+    assert cache.info().banks == 0
+    for name in ("one", "two"):
+        (tmp_path / BANKS_FOLDER / name).mkdir(parents=True)
+        (tmp_path / BANKS_FOLDER / name / "bank.json").write_bytes(b"x" * 100)
+    (tmp_path / "holiday.jpg").write_bytes(b"x")
+    info = cache.info()
+    assert (info.banks, info.size_bytes) == (2, 200)
+    assert cache.clear() == 200
+    assert cache.info().banks == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]

@@ -9,6 +9,7 @@ import typer
 from vlood import __version__
 from vlood.cli import (
     cache,
+    calibrate,
     corpora,
     demo,
     doctor,
@@ -21,6 +22,7 @@ from vlood.cli import (
     negatives,
     score,
     show,
+    tune,
 )
 
 EPILOG = (
@@ -62,6 +64,8 @@ app.command(rich_help_panel="Detect")(embed.embed)
 app.command(rich_help_panel="Negatives")(mine.mine)
 app.add_typer(negatives.app, name="negatives", rich_help_panel="Negatives")
 app.command(rich_help_panel="Negatives")(corpora.corpora)
+app.command(rich_help_panel="Tune")(tune.tune)
+app.command(rich_help_panel="Tune")(calibrate.calibrate)
 app.command("eval", rich_help_panel="Evaluate")(evaluate.evaluate)
 app.command("import", rich_help_panel="Share")(import_.import_)
 app.command(rich_help_panel="Share")(export.export)

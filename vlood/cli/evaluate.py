@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from vlood.backbone.backbone import Backbone
     from vlood.cli.prepare import ModelOptions, ReadOptions, Source
+    from vlood.detector.saved import SavedDetector
     from vlood.engines.evaluating import SetScores
     from vlood.engines.scoring import ScoredBatch
     from vlood.evaluation.metrics import FprMode
@@ -43,6 +44,22 @@ def evaluate(
             "joins.",
         ),
     ],
+    detector: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A saved detector's folder, instead of --method and --classes; repeat to compare.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    save_figures: Annotated[
+        bool,
+        typer.Option(
+            "--save-figures",
+            help="Write the figures into the detectors' folders and cards.",
+            rich_help_panel="Output",
+        ),
+    ] = False,
     classes: opt.Classes = None,
     method: Annotated[
         list[str] | None,
@@ -53,7 +70,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    model: opt.Model = opt.DEFAULT_MODEL,
+    model: opt.ModelOrOwn = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -114,6 +131,8 @@ def evaluate(
 
       vlood eval --method mcm,neglabel --classes world --model bundled --id id/ --ood noise/
 
+      vlood eval --detector mine --detector other --id id/ --ood noise/ --save-figures
+
       vlood eval --class-embeddings names.npy --id a.npy --id-labels labels.npy --ood b=b.npy
     """
     start_logging(quiet)
@@ -121,13 +140,18 @@ def evaluate(
         ClassOptions,
         ModelOptions,
         ReadOptions,
+        check_together,
         check_width,
         detectors_of,
+        embedding_width,
         load_model,
         open_cache,
+        open_detector,
+        refuse_with_detector,
         sources_of,
         split_names,
     )
+    from vlood.detector.saved import check_backbone
     from vlood.engines.evaluating import collect_scores, compare, result_rows, write_report
     from vlood.engines.scoring import is_stream
     from vlood.prompts.classes import ClassName, label_lookup
@@ -140,7 +164,32 @@ def evaluate(
         raise UsageError("--format parquet: a result has few rows; use jsonl, csv or table")
     if output is not None and output.exists() and not output.is_dir():
         raise UsageError(f"-o {output}: is a file; name a folder for the report")
-    run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
+    folders = detector or []
+    held = [open_detector(folder) for folder in folders]
+    if held:
+        refuse_with_detector(
+            {
+                "--method": method,
+                "--template": template,
+                "--class-embeddings": class_embeddings,
+                "--negative-embeddings": negative_embeddings,
+                "--negatives": negatives,
+                "--logit-scale": logit_scale,
+                "--set": setting,
+            }
+        )
+        check_together(held, folders)
+    elif save_figures:
+        raise UsageError("--save-figures: needs --detector, the folders to write into")
+    run = ModelOptions(
+        model or (held[0].model_name if held else None) or opt.DEFAULT_MODEL,
+        device.value,
+        precision.value,
+        batch_size,
+        workers,
+        cache,
+        no_cache,
+    )
     read = ReadOptions(root, False, fast_decode, background)
     known = sources_of(id_inputs)
     sets = {named: sources_of(paths) for named, paths in _ood_sets(ood_inputs).items()}
@@ -149,29 +198,40 @@ def evaluate(
         raise UsageError("eval does not read stdin; name files, folders, lists or embeddings")
     for source in sources:
         source.check(read)
-    wanted = ClassOptions.read(
-        classes,
-        template,
-        class_embeddings,
-        logit_scale,
-        methods,
-        setting,
-        negatives,
-        negative_embeddings,
-    )
+    if held:
+        wanted = ClassOptions.of_saved(held[0], classes, None, None, folders[0])
+    else:
+        wanted = ClassOptions.read(
+            classes,
+            template,
+            class_embeddings,
+            logit_scale,
+            methods,
+            setting,
+            negatives,
+            negative_embeddings,
+        )
     if id_labels is not None:
         known = _with_labels(known, id_labels)
 
     store = open_cache(run)
-    needs_model = not class_embeddings or any(one.embeddings is None for one in sources)
+    needs_model = not (class_embeddings or held)
+    needs_model = needs_model or any(one.embeddings is None for one in sources)
     backbone = load_model(run) if needs_model else None
-    detectors = detectors_of(wanted, backbone, store, quiet=quiet)
+    if held:
+        for one, folder in zip(held, folders, strict=True):
+            if backbone is not None:
+                check_backbone(one, backbone.identity(), f"--detector {folder}")
+        detectors = [one.detector for one in held]
+        names = [folder.resolve().name for folder in folders]
+    else:
+        detectors = detectors_of(wanted, backbone, store, quiet=quiet)
+        names = [one.method for one in detectors]
     own = [one for one in detectors if not is_stream(one)]
     streaming = len(own) < len(detectors)
     for source in sources:
         if source.embeddings is not None:
-            width = detectors[0].tensors["class_features"].shape[1]
-            check_width(source.embeddings, source.inputs, width)
+            check_width(source.embeddings, source.inputs, embedding_width(detectors[0]))
     named_classes = wanted.side.classes or tuple(map(ClassName.of, detectors[0].class_names))
     index = label_lookup(named_classes)
 
@@ -191,13 +251,30 @@ def evaluate(
             quiet=quiet,
         )
     ood_scores = {named: scored(source, f"OOD {named[1]}") for named, source in sets.items()}
-    comparisons = compare(detectors, id_set, ood_scores, batch_size=batch_size, seed=seed)
+    comparisons = compare(
+        detectors, id_set, ood_scores, names=names, batch_size=batch_size, seed=seed
+    )
     rows = result_rows(comparisons, id_name, fpr_mode=mode, resamples=resamples, seed=seed)
     if output is not None:
         write_report(output, rows, comparisons)
         note(f"report in {output}", quiet=quiet)
+    if save_figures:
+        _save_figures(held, folders, names, rows)
     _print_rows(rows, format)
     _report_unreadable([id_set, *ood_scores.values()], quiet)
+
+
+def _save_figures(
+    held: list[SavedDetector], folders: list[Path], names: list[str], rows: list[ResultRow]
+) -> None:
+    """Keep each detector's rows in its folder and on its card."""
+    from dataclasses import replace
+
+    from vlood.detector.folder import save_detector
+
+    for saved, folder, name in zip(held, folders, names, strict=True):
+        figures = [row.record() for row in rows if row.detector == name]
+        save_detector(folder, replace(saved, figures=figures))
 
 
 def _ood_sets(values: list[str]) -> dict[tuple[str, str], list[str]]:

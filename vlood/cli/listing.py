@@ -89,7 +89,7 @@ def _print_table(chosen: list[Method]) -> None:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("method", "needs", "trains", "score", "paper"):
+    for column in ("method", "needs", "trains", "score", "paper", "mark"):
         table.add_column(column, overflow="fold")
     for method in chosen:
         record = method.record
@@ -99,8 +99,15 @@ def _print_table(chosen: list[Method]) -> None:
             "yes" if record.trains else "no",
             record.score_note,
             f"{record.venue} {record.year}",
+            record.stream,
         )
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    if any(method.record.stream for method in chosen):
+        console.print(
+            "order-dependent: a score depends on the images before it; transductive: on those "
+            "beside it. Eval compares neither unless it is asked to by name."
+        )
 
 
 def _print_one(method: Method) -> None:
@@ -111,6 +118,8 @@ def _print_one(method: Method) -> None:
     console.print(f"[bold]{record.title}[/bold]: {record.summary}")
     console.print(f"score: {record.score_note}", markup=False)
     console.print(f"needs: {', '.join(record.needs)}; trains: {'yes' if record.trains else 'no'}")
+    if record.stream:
+        console.print(f"mark: {record.stream}; goes through the images as a stream (--state)")
     console.print(f"paper: {record.paper}, {record.venue} {record.year}, {record.url}")
     console.print(f"licence of the reference code: {record.licence}")
     for each in dataclasses.fields(method.settings):

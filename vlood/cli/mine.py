@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -48,7 +49,7 @@ def mine(
         str,
         typer.Option(
             help="vlood, or a published way for parity: neglabel, openood-vlm, csp. Other options "
-            "go before it.",
+            "override what it sets.",
             rich_help_panel=_CHOICE,
         ),
     ] = "vlood",
@@ -266,7 +267,10 @@ def mine(
             )
     built = _index(bank, index, seed, quiet)
     save_bank(output, bank, built)
-    _report(bank, built, output, time.monotonic() - started, quiet)
+    sides = {"--classes": classes, "--class-embeddings": class_embeddings or []}
+    if not embedded and model != opt.DEFAULT_MODEL:
+        sides["--model"] = model
+    _report(bank, built, output, time.monotonic() - started, _next_command(sides, output))
 
 
 def _steps(advance: Any) -> Any:
@@ -317,7 +321,7 @@ def _size(text: str) -> int | None:
         return None
     if text.isdecimal():
         return int(text)
-    raise UsageError(f"--size {text}: expected a whole number, or auto")
+    raise UsageError(f"--size {text}: expected a whole number from 1, or auto")
 
 
 def _prompting(
@@ -382,7 +386,7 @@ def _index(bank: NegativeBank, kind: str, seed: int, quiet: bool) -> SearchIndex
 
 
 def _report(
-    bank: NegativeBank, index: SearchIndex | None, output: Path, seconds: float, quiet: bool
+    bank: NegativeBank, index: SearchIndex | None, output: Path, seconds: float, following: str
 ) -> None:
     """Say what was mined: a sentence for a person, an object for a pipe."""
     from collections import Counter
@@ -407,5 +411,14 @@ def _report(
         f"classes in {output} ({seconds:.1f} s)\n"
         f"left out: {left_out} (dropped.parquet, or `vlood negatives show {output}`)\n"
         f"farthest: {', '.join(bank.terms[:8])}\n"
-        f"next: vlood score IN --classes ... --method neglabel --negatives {output}\n"
+        f"next: {following}\n"
     )
+
+
+def _next_command(sides: dict[str, Any], output: Path) -> str:
+    """Return the command that scores with a bank, for the same classes and model."""
+    words = ["vlood", "score", "IN"]
+    for name, given in sides.items():
+        for value in given if isinstance(given, list) else [given] if given else []:
+            words += [name, str(value)]
+    return shlex.join([*words, "--method", "neglabel", "--negatives", str(output)])

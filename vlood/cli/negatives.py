@@ -92,18 +92,30 @@ def show_bank(path: Path, held: NegativeBank, piped: bool) -> None:
         "index recall@10": index.get("recall"),
         "index parameters": index.get("parameters"),
         "made": dict(held.made),
-        "farthest": list(held.terms[:10]),
+        "first": list(held.terms[:10]),
     }
     if piped:
         sys.stdout.write(json.dumps(facts) + "\n")
         return
     from vlood.engines.records import printable
 
-    width = max(len(name) for name in facts)
-    for name, value in facts.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    told = {name: _plain(value) for name, value in facts.items()}
+    told["classes"] = told["classes"] or "any"
+    width = max(len(name) for name in told)
+    for name, text in told.items():
         shown = text if len(text) <= 300 else text[:299] + "…"
-        sys.stdout.write(f"{name:<{width}}  {printable(shown)}\n")
+        if shown:
+            sys.stdout.write(f"{name:<{width}}  {printable(shown)}\n")
+
+
+def _plain(value: Any) -> str:
+    """Write a fact for a person; nothing where there is nothing to say."""
+    if isinstance(value, dict):
+        told = {name: _plain(inner) for name, inner in value.items()}
+        return ", ".join(f"{name} {text}" for name, text in told.items() if text)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return "" if value is None else str(value)
 
 
 @app.command()

@@ -82,6 +82,16 @@ Model = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+ModelOrOwn = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help=f"ARCH:TAG, ARCH:FILE, hf-hub:ORG/NAME, local-dir:FOLDER or bundled. Default: the "
+        f"detector's own, or {DEFAULT_MODEL}.",
+        show_default=False,
+        rich_help_panel=_MODEL,
+    ),
+]
 DeviceOption = Annotated[
     Device, typer.Option("--device", help="Where to compute.", rich_help_panel=_MODEL)
 ]

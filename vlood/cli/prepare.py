@@ -14,7 +14,9 @@ from vlood.errors import UsageError
 
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
-    from vlood.engines.detectors import TextSide
+    from vlood.detector.saved import SavedDetector
+    from vlood.engines.detectors import Fitted, TextSide
+    from vlood.engines.mining import Encoder
     from vlood.engines.negatives import NegativesChoice
     from vlood.features.cache import FeatureCache
     from vlood.features.embeddings import Embeddings
@@ -99,6 +101,34 @@ class ClassOptions:
             NegativesChoice(negatives, tuple(negative_embeddings or [])),
             methods=methods,
             settings=_settings(settings),
+        )
+
+    @classmethod
+    def of_saved(
+        cls,
+        saved: SavedDetector,
+        classes: str | None,
+        negatives: str | None,
+        negative_embeddings: list[Path] | None,
+        folder: Path | None,
+    ) -> ClassOptions:
+        """Take classes and method from a saved detector; a class list given must be its own.
+
+        Raises:
+            UsageError: other classes were given.
+        """
+        from vlood.detector.saved import check_class_list
+        from vlood.engines.detectors import TextSide
+        from vlood.engines.negatives import NegativesChoice
+        from vlood.prompts.classes import read_classes
+
+        if classes is not None:
+            check_class_list(saved, read_classes(classes), f"--detector {folder}")
+        return cls(
+            TextSide(saved.classes, saved.templates, logit_scale=saved.detector.logit_scale),
+            NegativesChoice(negatives, tuple(negative_embeddings or [])),
+            [saved.detector.method],
+            {},
         )
 
 
@@ -201,17 +231,84 @@ def detectors_of(
     quiet: bool = False,
 ) -> list[Detector]:
     """Fit the methods the options name; what is done unasked, such as mining, is said."""
-    from vlood.engines.detectors import fit_detectors
     from vlood.engines.mining import Encoder
 
-    return fit_detectors(
+    encoder = None if backbone is None else Encoder(backbone, cache)
+    return [one.detector for one in fitted_of(options, encoder, quiet=quiet)]
+
+
+def fitted_of(
+    options: ClassOptions, encoder: Encoder | None, *, quiet: bool = False
+) -> list[Fitted]:
+    """Fit the methods the options name, with what they were fitted from."""
+    from vlood.engines.detectors import fit_all
+
+    return fit_all(
         options.methods,
         options.side,
         options.negatives,
-        None if backbone is None else Encoder(backbone, cache),
+        encoder,
         options.settings,
         announce=lambda text: warn(text, quiet=quiet),
     )
+
+
+def open_detector(folder: Path) -> SavedDetector:
+    """Load a saved detector.
+
+    Raises:
+        UsageError: it is none, is damaged, or needs a newer vlood.
+    """
+    from vlood.detector.folder import load_detector
+
+    return load_detector(folder)
+
+
+def check_together(held: Sequence[SavedDetector], folders: Sequence[Path]) -> None:
+    """Refuse to compare detectors that do not look at the same thing in the same way.
+
+    Raises:
+        UsageError: two have the same name, other classes, or another model.
+    """
+    from vlood.detector.saved import check_backbone, check_class_list
+
+    names = [folder.resolve().name for folder in folders]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"--detector: two folders are named {twice}; rename one to compare them")
+    for one, folder in zip(held[1:], folders[1:], strict=True):
+        where = f"--detector {folder}"
+        check_class_list(one, held[0].classes, where)
+        if held[0].backbone is not None and one.backbone is not None:
+            check_backbone(one, held[0].backbone, where)
+
+
+def refuse_with_detector(options: dict[str, object]) -> None:
+    """Refuse options that a saved detector has settled."""
+    for name, value in options.items():
+        if value:
+            raise UsageError(f"{name}: is settled by --detector; leave one of them out")
+
+
+def check_decidable(
+    saved: SavedDetector, folder: Path | None, alpha: float | None, must_decide: bool
+) -> None:
+    """Refuse to decide by a detector that has not been calibrated, or not with enough images."""
+    from vlood.detector.calibration import threshold_at_alpha
+
+    if saved.calibration is None and (alpha is not None or must_decide):
+        option = "--alpha" if alpha is not None else "--fail-on-ood"
+        raise UsageError(
+            f"{option}: {folder} is not calibrated; run `vlood calibrate {folder} --id IN...` first"
+            + ("" if alpha is not None else ", or give --threshold")
+        )
+    if saved.calibration is not None and alpha is not None:
+        threshold_at_alpha(saved.calibration, alpha)
+
+
+def embedding_width(detector: Detector) -> int:
+    """Return the width of the embeddings a detector scores."""
+    return next(int(array.shape[1]) for array in detector.tensors.values() if array.ndim == 2)
 
 
 def check_width(embeddings: Sequence[Embeddings], inputs: Sequence[str], width: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,7 @@ from vlood.cli import options as opt
 from vlood.cli.guard import OOD_FOUND, SOME_UNREADABLE, guarded, leave
 from vlood.cli.interrupt import INTERRUPTED
 from vlood.cli.talk import note, progress, start_logging, warn
-from vlood.errors import UsageError
+from vlood.errors import UsageError, VloodError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,14 +32,24 @@ _SHOWN_ERRORS = 20
 @guarded
 def score(
     inputs: opt.Inputs,
+    detector: Annotated[
+        Path | None,
+        typer.Option(
+            help="A saved detector's folder: it needs no other option.",
+            rich_help_panel="Classes and method",
+            show_default=False,
+        ),
+    ] = None,
     classes: opt.Classes = None,
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Which score; `vlood methods` lists them.", rich_help_panel="Classes and method"
+            help="Which score; `vlood methods` lists them. Default: mcm.",
+            rich_help_panel="Classes and method",
+            show_default=False,
         ),
-    ] = "mcm",
-    model: opt.Model = opt.DEFAULT_MODEL,
+    ] = None,
+    model: opt.ModelOrOwn = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -50,6 +61,17 @@ def score(
         float | None,
         typer.Option(
             help="Call images that score below it OOD.",
+            rich_help_panel="Decide",
+            show_default=False,
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Call images OOD whose p-value is at most this: of images like the calibration's, "
+            "at most this share is. For calibrated detectors.",
             rich_help_panel="Decide",
             show_default=False,
         ),
@@ -132,6 +154,8 @@ def score(
 
       vlood score photos/ --classes cats,dogs --method neglabel --explain
 
+      vlood score photos/ --detector my-detector --alpha 0.05
+
       find . -name '*.jpg' -print0 | vlood score -0 - --model bundled --classes world | jq .score
     """
     start_logging(quiet)
@@ -139,25 +163,44 @@ def score(
         ClassOptions,
         ModelOptions,
         ReadOptions,
+        check_decidable,
         check_width,
         detectors_of,
+        embedding_width,
         load_model,
         open_cache,
+        open_detector,
+        refuse_with_detector,
         sources_of,
     )
+    from vlood.detector.saved import check_backbone
     from vlood.engines.records import FileSink
     from vlood.engines.scoring import Decision, records_of
+    from vlood.methods import registry
 
     if tpr is not None and not calibrate_on:
         raise UsageError("--tpr: needs --calibrate-on IN..., images known to be in-distribution")
     if threshold is not None and calibrate_on:
         raise UsageError("--threshold and --calibrate-on: give one, they both set the threshold")
-    if fail_on_ood and threshold is None and not calibrate_on:
+    if fail_on_ood and threshold is None and not calibrate_on and detector is None:
         raise UsageError("--fail-on-ood: needs --threshold or --calibrate-on to know what is OOD")
+    if alpha is not None and (detector is None or threshold is not None or calibrate_on):
+        raise UsageError(
+            "--alpha: goes with a calibrated --detector, without --threshold and --calibrate-on"
+        )
     if resume and output is None:
         raise UsageError("--resume: needs -o FILE, the file to go on with")
     chosen = _chosen_format(output, format)
-    run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
+    saved = None if detector is None else open_detector(detector)
+    run = ModelOptions(
+        model or (saved and saved.model_name) or opt.DEFAULT_MODEL,
+        device.value,
+        precision.value,
+        batch_size,
+        workers,
+        cache,
+        no_cache,
+    )
     read = ReadOptions(root, null, fast_decode, background)
     source = sources_of(inputs)
     source.check(read)
@@ -166,19 +209,36 @@ def score(
         if "-" in known.inputs:
             raise UsageError("--calibrate-on -: stdin is not read here; name files or folders")
         known.check(read)
-    wanted = ClassOptions.read(
-        classes,
-        template,
-        class_embeddings,
-        logit_scale,
-        [method],
-        setting,
-        negatives,
-        negative_embeddings,
-    )
-    if len(wanted.methods) > 1:
-        raise UsageError("--method all: is for eval, which compares; score takes one method")
+    if saved is None:
+        wanted = ClassOptions.read(
+            classes,
+            template,
+            class_embeddings,
+            logit_scale,
+            [method or "mcm"],
+            setting,
+            negatives,
+            negative_embeddings,
+        )
+        if len(wanted.methods) > 1:
+            raise UsageError("--method all: is for eval, which compares; score takes one method")
+    else:
+        refuse_with_detector(
+            {
+                "--method": method,
+                "--template": template,
+                "--class-embeddings": class_embeddings,
+                "--logit-scale": logit_scale,
+                "--set": setting,
+            }
+        )
+        wanted = ClassOptions.of_saved(saved, classes, negatives, negative_embeddings, detector)
+        check_decidable(saved, detector, alpha, fail_on_ood and threshold is None)
+    method = wanted.methods[0]
     _check_stream(method, state, calibrate_on)
+    unused = wanted.negatives.named and "negatives" not in registry.get(method).record.needs
+    if unused and not explain:
+        warn(f"--negatives: {method} scores without them; --explain shows them", quiet=quiet)
 
     if resume and output is not None and _is_complete(output):
         tally = _complete_tally(output, chosen, source, read, method)
@@ -187,36 +247,46 @@ def score(
         return
 
     store = open_cache(run)
-    only_arrays = source.embeddings is not None and bool(class_embeddings)
+    only_arrays = source.embeddings is not None and (bool(class_embeddings) or saved is not None)
     only_arrays = only_arrays and (known is None or known.embeddings is not None)
+    only_arrays = only_arrays and not (explain and saved is not None and wanted.negatives.named)
     backbone = None if only_arrays else load_model(run)
-    detector = detectors_of(wanted, backbone, store, quiet=quiet)[0]
-    width = detector.tensors["class_features"].shape[1]
+    if saved is None:
+        scoring = detectors_of(wanted, backbone, store, quiet=quiet)[0]
+    else:
+        if backbone is not None:
+            check_backbone(saved, backbone.identity(), f"--detector {detector}")
+        scoring = saved.detector
+    width = embedding_width(scoring)
     for one in (source, known):
         if one is not None and one.embeddings is not None:
             check_width(one.embeddings, one.inputs, width)
     if known is not None:
-        threshold = _calibrated(known, detector, backbone, run, read, store, tpr or 0.95, quiet)
+        threshold = _calibrated(known, scoring, backbone, run, read, store, tpr or 0.95, quiet)
 
+    scorer = _scorer(scoring, state)
     sink, tally, skip = _open_sink(
         output,
         chosen,
         explain,
         resume and source.embeddings is None,
-        _fingerprint(inputs, run, wanted, read, threshold, explain, backbone, detector),
+        _fingerprint(
+            inputs, run, wanted, read, (threshold, alpha), explain, backbone, scoring, detector
+        )
+        | {"stream": scorer.order.digest},
         batch_size,
         quiet,
     )
-    nearest = _nearest_negatives(wanted, detector, backbone, store, quiet) if explain else None
-    decision = Decision(threshold, explain, nearest)
-    scorer = _scorer(detector, state)
+    nearest = _nearest_negatives(wanted, scoring, backbone, store, quiet) if explain else None
+    calibration = None if saved is None or calibrate_on else saved.calibration
+    decision = Decision(threshold, explain, nearest, calibration, alpha)
     total = source.count(read) if sys.stderr.isatty() and not quiet else None
     unreadable: list[str] = []
     try:
         with progress("scoring", total, quiet=quiet) as bar:
             bar.advance(len(skip))
             for batch in _scored(source, skip, scorer, backbone, run, read, store):
-                records = records_of(batch, detector, decision)
+                records = records_of(batch, scoring, decision)
                 sink.write(records)
                 for record in records:
                     tally.add(record)
@@ -290,6 +360,14 @@ def _check_stream(method: str, state: Path | None, calibrate_on: list[str] | Non
     streaming = registry.get(method).stream is not None
     if state is not None and not streaming:
         raise UsageError(f"--state: {method} scores each image by itself and keeps no state")
+    if state is not None:
+        # It is written after the last image: too late to learn that it cannot be.
+        if not state.parent.is_dir():
+            raise UsageError(f"--state {state}: the folder {state.parent} does not exist; make it")
+        if state.is_dir():
+            raise UsageError(f"--state {state}: is a folder; name a .safetensors file")
+        if not os.access(state.parent, os.W_OK):
+            raise VloodError(f"--state {state}: cannot be written there; name another place")
     if streaming and calibrate_on:
         raise UsageError(
             f"--calibrate-on: {method}'s scores depend on the images before, so a threshold found "
@@ -482,15 +560,19 @@ def _fingerprint(
     run: ModelOptions,
     wanted: ClassOptions,
     read: ReadOptions,
-    threshold: float | None,
+    decides: tuple[float | None, float | None],
     explain: bool,
     backbone: Backbone | None,
     detector: Detector,
+    saved: Path | None,
 ) -> dict[str, object]:
     """Describe all that decides the records, so that a resumed run is the same run."""
     from hashlib import blake2b
 
     from vlood.engines.streaming import arrays_digest
+    from vlood.features.checksums import sha256_of_file
+
+    digest = None if saved is None else sha256_of_file(saved / "detector.json")
 
     side = wanted.side
     described = repr((side.classes, side.templates, detector.class_names, detector.negative_names))
@@ -504,8 +586,10 @@ def _fingerprint(
         "classes": names.hexdigest(),
         "method": [*wanted.methods, wanted.settings, side.logit_scale],
         "reading": repr(read),
-        "threshold": threshold,
+        "threshold": decides[0],
+        "alpha": decides[1],
         "explain": explain,
+        "detector": digest,
     }
 
 

@@ -1,4 +1,4 @@
-"""``vlood show``: what a store, embeddings, a bank, a report or a record file holds."""
+"""``vlood show``: what a detector, a bank, embeddings, a report or a record file holds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def show(
     path: Annotated[
         Path,
         typer.Argument(
-            help="An embedding store or file, a bank, a report folder, results.json or records."
+            help="A detector, a bank, an embedding store or file, a report folder, results.json or records."
         ),
     ],
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
@@ -31,24 +31,29 @@ def show(
 
       vlood show embeddings/
 
+      vlood show my-detector/
+
       vlood show bank/
 
       vlood show report/
     """
     start_logging(quiet=False)
     from vlood.cli.negatives import show_bank
+    from vlood.detector.folder import is_detector
     from vlood.features.embeddings import looks_like_embeddings
     from vlood.negatives.bank_folder import is_bank, load_bank
 
     if not path.exists():
         raise UsageError(
-            f"{path}: does not exist; name a store, embeddings, a bank, a report or records"
+            f"{path}: does not exist; name a detector, a bank, embeddings, a report or records"
         )
     results = path / "results.json" if path.is_dir() else path
     if is_bank(path):
         show_bank(path, load_bank(path), json_lines or not sys.stdout.isatty())
         return
-    if looks_like_embeddings(path):
+    if is_detector(path):
+        facts = _detector(path)
+    elif looks_like_embeddings(path):
         facts = _embeddings(path)
     elif results.name == "results.json" and results.exists():
         _show_results(results, json_lines)
@@ -57,7 +62,7 @@ def show(
         facts = _records(path)
     else:
         raise UsageError(
-            f"{path}: is not an embedding store or file, a bank, a report folder, results.json or "
+            f"{path}: is not a detector, a bank, an embedding store or file, a report folder, results.json or "
             "a .jsonl file of records"
         )
     if json_lines or not sys.stdout.isatty():
@@ -66,6 +71,32 @@ def show(
     width = max(len(name) for name in facts)
     for name, value in facts.items():
         sys.stdout.write(f"{name:<{width}}  {value}\n")
+
+
+def _detector(path: Path) -> dict[str, Any]:
+    from vlood.detector.calibration import describe, to_json
+    from vlood.detector.folder import load_detector
+
+    saved = load_detector(path)
+    piped = not sys.stdout.isatty()
+    calibration = None
+    if saved.calibration is not None:
+        calibration = to_json(saved.calibration) if piped else describe(saved.calibration)
+    return {
+        "what": "detector",
+        "method": saved.detector.method,
+        "settings": dict(vars(saved.detector.settings)),
+        "classes": [each.name for each in saved.classes],
+        "templates": list(saved.templates),
+        "negatives": len(saved.negatives),
+        "model": saved.model_name,
+        "embedding width": saved.width,
+        "logit scale": saved.detector.logit_scale,
+        "learned": None if saved.learned is None else saved.learned.kind,
+        "calibration": calibration,
+        "figures": [dict(row) for row in saved.figures],
+        "provenance": dict(saved.provenance),
+    }
 
 
 def _embeddings(path: Path) -> dict[str, Any]:

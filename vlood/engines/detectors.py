@@ -91,6 +91,21 @@ class TextSide:
         return encoder.backbone.logit_scale
 
 
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A detector with what it was fitted from.
+
+    Attributes:
+        detector: it.
+        templates: the class templates, none with class embeddings.
+        negatives: its negatives, or None.
+    """
+
+    detector: Detector
+    templates: tuple[str, ...]
+    negatives: NegativeFeatures | None = None
+
+
 def fit_detectors(
     methods: Sequence[str],
     side: TextSide,
@@ -100,6 +115,20 @@ def fit_detectors(
     *,
     announce: Announce,
 ) -> list[Detector]:
+    """Fit methods that need no training; see :func:`fit_all`."""
+    fitted = fit_all(methods, side, negatives, encoder, settings, announce=announce)
+    return [one.detector for one in fitted]
+
+
+def fit_all(
+    methods: Sequence[str],
+    side: TextSide,
+    negatives: NegativesChoice,
+    encoder: Encoder | None,
+    settings: Mapping[str, str],
+    *,
+    announce: Announce,
+) -> list[Fitted]:
     """Fit methods that need no training, each with the class template it scores best with.
 
     The template is the user's; else, with negatives, that of their bank; else the method's paper's;
@@ -121,7 +150,7 @@ def fit_detectors(
     of_bank = negatives.class_templates()
     features: dict[tuple[str, ...], ClassFeatures] = {}
     sides: dict[tuple[tuple[str, ...], bool], NegativeFeatures] = {}
-    detectors = []
+    fitted = []
     for method in chosen:
         record = method.record
         with_negatives = "negatives" in record.needs
@@ -148,11 +177,11 @@ def fit_detectors(
         if "noise" in record.needs:
             given["noise"] = _noise_features(method.name, encoder)
         _refuse_unmet(method)
-        scale = side.scale(encoder)
-        detectors.append(
-            method.fit(classes, make_settings(method, values[method.name]), scale, **given)
-        )
-    return detectors
+        own = make_settings(method, values[method.name])
+        detector = method.fit(classes, own, side.scale(encoder), **given)
+        said = () if side.class_embeddings else templates
+        fitted.append(Fitted(detector, said, given.get("negatives")))
+    return fitted
 
 
 def negatives_beside(

@@ -87,6 +87,7 @@ class Comparison:
 
     Attributes:
         detector: it.
+        name: what results call it.
         group: of the OOD set.
         ood: name of the OOD set.
         id_scores: float64 [N].
@@ -95,6 +96,7 @@ class Comparison:
     """
 
     detector: Detector
+    name: str
     group: str
     ood: str
     id_scores: NDArray[np.float64]
@@ -112,6 +114,7 @@ def compare(
     id_set: SetScores,
     ood_sets: Mapping[tuple[str, str], SetScores],
     *,
+    names: Sequence[str] | None = None,
     batch_size: int = 32,
     seed: int = 0,
 ) -> list[Comparison]:
@@ -124,11 +127,13 @@ def compare(
         detectors: in the order of the sets' ``scores``, test-time ones anywhere between.
         id_set: scores of the ID images, with their features where a detector is a test-time one.
         ood_sets: the same of OOD sets, by (group, name).
+        names: what results call the detectors; by default their methods.
         batch_size: images a step of a stream.
         seed: of a stream's order.
     """
     comparisons, number = [], 0
-    for detector in detectors:
+    shown = names or [one.method for one in detectors]
+    for detector, called in zip(detectors, shown, strict=True):
         streaming = is_stream(detector)
         for (group, name), ood_set in ood_sets.items():
             if streaming:
@@ -145,7 +150,7 @@ def compare(
             else:
                 found = id_set.scores[number], ood_set.scores[number], id_set.predicted[number]
             accuracy = accuracy_of(id_set.true, found[2])
-            comparisons.append(Comparison(detector, group, name, *found[:2], accuracy))
+            comparisons.append(Comparison(detector, called, group, name, *found[:2], accuracy))
         number += not streaming
     return comparisons
 
@@ -173,7 +178,7 @@ def result_rows(
     """
     return [
         ResultRow(
-            detector=one.detector.method,
+            detector=one.name,
             method=one.detector.method,
             id=id_name,
             ood=one.ood,
@@ -206,15 +211,15 @@ def write_report(
     pictures: dict[tuple[str, str], list[Comparison]] = {}
     for one in comparisons:
         apart = one.ood if one.stream else ""
-        pictures.setdefault((one.detector.method, apart), []).append(one)
-    for (method, apart), shown in pictures.items():
-        suffix = "" if len(pictures) == 1 else f"-{method}"
+        pictures.setdefault((one.name, apart), []).append(one)
+    for (name, apart), shown in pictures.items():
+        suffix = "" if len(pictures) == 1 else f"-{_file_part(name)}"
         suffix += f"-{_file_part(apart)}" if apart else ""
         known = shown[0].id_scores
         by_name = {one.ood: one.ood_scores for one in shown}
-        save_roc(folder / f"roc{suffix}.png", known, by_name, title=f"ROC, {method}")
+        save_roc(folder / f"roc{suffix}.png", known, by_name, title=f"ROC, {name}")
         histogram = folder / f"scores{suffix}.png"
-        save_score_histogram(histogram, known, by_name, title=f"Scores, {method}")
+        save_score_histogram(histogram, known, by_name, title=f"Scores, {name}")
 
 
 def _file_part(name: str) -> str:

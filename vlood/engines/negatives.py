@@ -18,8 +18,8 @@ from vlood.errors import UsageError, VloodError
 from vlood.features.cache import BANKS_FOLDER
 from vlood.features.embeddings import looks_like_embeddings
 from vlood.negatives.bank import NegativeBank, check_classes, check_model
-from vlood.negatives.bank_folder import is_bank, load_bank, save_bank
-from vlood.negatives.corpora import corpus_names, read_corpus
+from vlood.negatives.bank_folder import describe_bank, is_bank, load_bank, save_bank
+from vlood.negatives.corpora import WORDNET, corpus_names, read_corpus
 from vlood.negatives.corpus import Corpus
 from vlood.negatives.leaks import find_leaks
 from vlood.negatives.mining import MiningSettings
@@ -56,7 +56,7 @@ class NegativesChoice:
         """Return the class templates a bank was mined with; none for anything else."""
         if self.given is None or not is_bank(Path(self.given)):
             return ()
-        return load_bank(Path(self.given)).class_templates
+        return tuple(describe_bank(Path(self.given)).get("class_templates", ()))
 
 
 def find_negatives(
@@ -105,11 +105,29 @@ def find_negatives(
             f"--negatives {path}: words need a model to encode them; give embeddings with "
             "--negative-embeddings, or a bank's folder"
         )
-    if choice.given.partition(":")[0] in corpus_names():
+    if choice.given in corpus_names() or choice.given.startswith(WORDNET):
         return _mined_once(
             choice.given, classes, ids, encoder, prompting, whole_corpus, announce
         ).negative_features()
+    _check_words(choice.given)
     return _given_words(choice.given, classes, encoder, prompting, announce)
+
+
+def _check_words(text: str) -> None:
+    """Refuse what is no bank and holds no words either, in words that name both."""
+    path = Path(text)
+    if path.is_dir():
+        if any(path.glob("*.*.txt")):
+            return
+        wrong = "is a folder, but of no bank and of no word lists"
+    elif path.exists() or Path(text.rpartition(":")[0] or text).exists():
+        return
+    else:
+        wrong = "does not exist"
+    raise UsageError(
+        f"--negatives {text}: {wrong}; give a bank made by vlood mine, a word list (.txt, .csv, "
+        f".parquet), embeddings, or a corpus: {', '.join(corpus_names())}"
+    )
 
 
 def _from_bank(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from vlood import __version__
 from vlood.errors import UsageError
 from vlood.negatives.bank import NegativeBank
-from vlood.negatives.published import parse_cma_npy, parse_neglabel_txt
+from vlood.negatives.published import PublishedLabel, parse_cma_npy, parse_neglabel_txt
 from vlood.prompts.classes import ClassName
 from vlood.prompts.templates import fill
 
@@ -28,9 +29,11 @@ def import_bank(
     """
     labels = list(_PARSERS[format](path))
     found = len(labels)
-    distinct = {label.term: label for label in reversed(labels)}
+    distinct: dict[str, PublishedLabel] = {}
+    for label in labels:
+        distinct.setdefault(label.term, label)
     if dedup:
-        labels = list(reversed(distinct.values()))
+        labels = list(distinct.values())
     count = len(labels)
     templates = [label.template for label in labels]
     bank = NegativeBank(
@@ -79,4 +82,4 @@ def exported_lines(bank: NegativeBank, *, plain: bool = False) -> list[str]:
 
 def _noun_template(parts: Sequence[str], templates: Sequence[str]) -> tuple[str, ...]:
     nouns = [template for part, template in zip(parts, templates, strict=True) if part == "noun"]
-    return (max(set(nouns), key=nouns.count),) if nouns else ()
+    return tuple(template for template, _ in Counter(nouns).most_common(1))

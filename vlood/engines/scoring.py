@@ -22,17 +22,47 @@ from vlood.methods.contract import Detector, Scores, State
 
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
+    from vlood.detector.calibration import Calibration
 
 _EMBEDDING_ROWS = 4096
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What turns a score into records: the threshold, whether to explain, and with what."""
+    """What turns a score into records.
+
+    Attributes:
+        threshold: a score below it is OOD; None leaves it to the calibration.
+        explain: whether to say why.
+        negatives: what explanations name.
+        calibration: gives p-values and, without ``threshold``, decides.
+        alpha: decide by p-value instead: OOD is at most this.
+    """
 
     threshold: float | None = None
     explain: bool = False
     negatives: NearestNegatives | None = None
+    calibration: Calibration | None = None
+    alpha: float | None = None
+
+    def p_values(self, scores: Scores) -> list[float] | list[None]:
+        """Return the p-value of each of N scores, or None where there is no calibration."""
+        if self.calibration is None:
+            return [None] * len(scores)
+        from vlood.detector.calibration import p_values
+
+        found = p_values(self.calibration, scores.score, scores.label)
+        return [rounded(value) for value in found.tolist()]
+
+    def is_ood(self, score: float, label: int, p_value: float | None) -> bool | None:
+        """Decide of one image by its rounded score and p-value; None where nothing decides."""
+        if self.alpha is not None and p_value is not None:
+            return p_value <= self.alpha
+        if self.threshold is not None:
+            return score < self.threshold
+        if self.calibration is not None:
+            return score < self.calibration.per_class.get(label, self.calibration.threshold)
+        return None
 
 
 class Scorer:
@@ -158,19 +188,21 @@ def records_of(batch: ScoredBatch, detector: Detector, decision: Decision) -> li
     for position, reason in batch.errors.items():
         records[position] = {"path": batch.ids[position], "error": reason}
     scores = batch.scores[0]
+    p_values = decision.p_values(scores)
     explained = None
     if decision.explain:
         explained = explain(detector, decision.negatives, batch.features)
     for row, position in enumerate(batch.positions.tolist()):
         score = rounded(float(scores.score[row]))
-        ood = None if decision.threshold is None else score < decision.threshold
+        p_value = p_values[row]
+        ood = decision.is_ood(score, int(scores.label[row]), p_value)
         record: Record = {
             "path": batch.ids[position],
             "score": score,
             "ood": ood,
             "label": detector.class_names[int(scores.label[row])],
             "confidence": rounded(float(scores.confidence[row])),
-            "p_value": None,
+            "p_value": p_value,
             "method": detector.method,
         }
         if explained is not None:

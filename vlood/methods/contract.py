@@ -161,6 +161,8 @@ class Method:
             numbers an embedding; any other letter is a length of its own. ``int`` marks whole
             numbers, as in ``M int``. A stored detector is held against it before it is used.
         check: what else must hold of a stored detector's tensors; raises UsageError.
+        logits: gives the logits [N, K] that labels and confidences are made of; None: the cosines
+            with ``class_features`` at the logit scale.
     """
 
     record: MethodRecord
@@ -170,6 +172,7 @@ class Method:
     stream: Stream | None = None
     arrays: Mapping[str, str] = field(default_factory=lambda: {"class_features": "K D"})
     check: Callable[[Detector], None] | None = None
+    logits: Callable[[Detector, ImageFeatures], NDArray[np.float64]] | None = None
 
     @property
     def name(self) -> str:
@@ -236,6 +239,38 @@ def class_detector(
     check_positive(record.name, "logit_scale", logit_scale)
     tensors = {"class_features": classes.features}
     return Detector(record.name, settings, classes.names, tensors, float(logit_scale))
+
+
+def refuse_to_fit(name: str, learned: str, instead: str) -> Fit:
+    """Return the ``fit`` of a method whose trained part has to be imported.
+
+    Args:
+        name: the method's.
+        learned: what it learns, as the subject of a sentence.
+        instead: a method that does without.
+    """
+
+    def fit(*positional: Any, **given: Any) -> Detector:
+        raise UsageError(
+            f"--method {name}: {learned} must be trained, and class names alone cannot do that; "
+            f"bring in trained ones with `vlood import`, or use --method {instead}, which learns "
+            "nothing"
+        )
+
+    return fit
+
+
+def check_unit_rows(detector: Detector, *names: str) -> None:
+    """Refuse tensors of a stored detector [n, D] whose rows are not of length 1.
+
+    Raises:
+        UsageError: naming the tensor.
+    """
+    for name in names:
+        lengths = ((detector.tensors[name].astype(float) ** 2).sum(axis=1)) ** 0.5
+        # Half precision keeps three digits. Written so that a NaN fails.
+        if not (abs(lengths - 1) < 1e-2).all():
+            raise UsageError(f"{name} must have rows of length 1")
 
 
 def _converted(method: str, name: str, value: Any, default: Any) -> Any:

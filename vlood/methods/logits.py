@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from vlood.backbone.image_features import ImageFeatures
 from vlood.errors import UsageError
+from vlood.methods import registry
 from vlood.methods.contract import Detector, Scores
 
 
@@ -48,6 +49,11 @@ def max_probability(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(1.0 / np.exp(logits - peak).sum(axis=-1), dtype=np.float64)
 
 
+def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the softmax over the last axis."""
+    return np.asarray(np.exp(logits - log_sum_exp(logits)[..., None]), dtype=np.float64)
+
+
 def free_energy(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:
     """Return T * log-sum-exp(logits / T), the negative free energy (Liu et al. 2020, eq. 3)."""
     return temperature * log_sum_exp(logits / temperature)
@@ -59,6 +65,14 @@ def entropy(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     weights = np.exp(shifted)
     total = weights.sum(axis=-1)
     return np.asarray(np.log(total) - (weights * shifted).sum(axis=-1) / total, dtype=np.float64)
+
+
+def probability_entropy(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the Shannon entropy (natural log) of probabilities over the last axis."""
+    tiny = np.finfo(probabilities.dtype).tiny
+    return np.asarray(
+        -(probabilities * np.log(np.maximum(probabilities, tiny))).sum(axis=-1), dtype=np.float64
+    )
 
 
 def with_labels(
@@ -77,7 +91,11 @@ def top_labels(
     Returns:
         Two arrays [N, min(count, K)], the most likely first; equal ones in the classes' order.
     """
-    logits = class_cosines(detector, images) * detector.logit_scale
+    own = registry.get(detector.method).logits
+    if own is None:
+        logits = class_cosines(detector, images) * detector.logit_scale
+    else:
+        logits = own(detector, images)
     order = np.argsort(-logits, axis=1, kind="stable")[:, :count]
     chosen = np.take_along_axis(logits, order, axis=1)
     return order, np.exp(chosen - log_sum_exp(logits)[:, None])

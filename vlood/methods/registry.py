@@ -34,6 +34,9 @@ BUILT_INS = (
     EntryPoint("neglabel", "vlood.methods.neglabel:METHOD", GROUP),
     EntryPoint("adaneg", "vlood.methods.adaneg:METHOD", GROUP),
     EntryPoint("tanl", "vlood.methods.tanl:METHOD", GROUP),
+    EntryPoint("clipn", "vlood.methods.clipn:METHOD", GROUP),
+    EntryPoint("local-prompt", "vlood.methods.local_prompt:METHOD", GROUP),
+    EntryPoint("linear-probe", "vlood.methods.linear_probe:METHOD", GROUP),
 )
 
 
@@ -79,13 +82,23 @@ def comparable() -> tuple[str, ...]:
     return tuple(
         method.name
         for method in all_methods()
-        if not method.record.stream and set(method.record.needs) <= {"classes", "negatives"}
+        if not (method.record.stream or method.record.trains)
+        and set(method.record.needs) <= {"classes", "negatives"}
     )
 
 
 def score(detector: Detector, images: ImageFeatures) -> Scores:
     """Score images with the method a detector was fitted by."""
     return get(detector.method).score(detector, images)
+
+
+def width(detector: Detector) -> int:
+    """Return the width D of the embeddings that a detector takes."""
+    for name, shape in get(detector.method).arrays.items():
+        axes = shape.split()
+        if "D" in axes:
+            return int(detector.tensors[name].shape[axes.index("D")])
+    raise ValueError(f"{detector.method}: none of its arrays is as wide as an embedding")
 
 
 def _registered() -> dict[str, EntryPoint]:

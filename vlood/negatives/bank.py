@@ -5,6 +5,7 @@ In memory only; :mod:`vlood.negatives.bank_folder` keeps it on disk.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlood.errors import UsageError
-from vlood.negatives.negative_features import NegativeFeatures
+from vlood.negatives.negative_features import NegativeFeatures, NegativeRow
 from vlood.prompts.classes import ClassName
 
 # What of a model's identity decides whether embeddings may be mixed; a precision or a library
 # version changes them in the last digits only.
 _SAME_MODEL = ("architecture", "config", "weights")
 _SHOWN = 3
+# A word with several templates says them all, a line each.
+_JOINT = "\n"
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,30 @@ class NegativeBank:
             raise UsageError(
                 "these negatives are words that no model has encoded; give a model with --model"
             )
-        return NegativeFeatures.of(self.terms, rows, self.permutation)
+        plain = NegativeFeatures.of(self.terms, rows, self.permutation)
+        return replace(plain, rows=self.rows())
+
+    def rows(self) -> tuple[NegativeRow, ...]:
+        """Return what is known of each negative."""
+        return tuple(
+            NegativeRow(
+                term,
+                part,
+                lex_file,
+                None if math.isnan(close) else close,
+                _JOINT.join(said),
+                source,
+            )
+            for term, part, lex_file, close, said, source in zip(
+                self.terms,
+                self.parts,
+                self.lex_files,
+                self.closeness.tolist(),
+                self.templates,
+                self.sources,
+                strict=True,
+            )
+        )
 
     def only(self, rows: Sequence[int] | NDArray[np.integer], *, seed: int = 0) -> NegativeBank:
         """Return a bank of some of the rows, in the order given, with groups drawn anew."""

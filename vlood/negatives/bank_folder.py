@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from vlood.errors import UsageError, VloodError
 from vlood.features.atomic import atomic_folder
+from vlood.features.checksums import sha256_of_file
 from vlood.negatives.bank import Dropped, NegativeBank
 from vlood.prompts.classes import ClassName
 
@@ -86,7 +86,8 @@ def save_bank(path: Path, bank: NegativeBank, index: SearchIndex | None = None) 
                 "made": dict(bank.made),
                 "index": record,
                 "digests": {
-                    name: _digest(folder / name) for name in (TERMS_FILE, ARRAYS_FILE, DROPPED_FILE)
+                    name: sha256_of_file(folder / name)
+                    for name in (TERMS_FILE, ARRAYS_FILE, DROPPED_FILE)
                 },
             }
             text = json.dumps(described, indent=1, ensure_ascii=True) + "\n"
@@ -107,7 +108,7 @@ def load_bank(path: Path) -> NegativeBank:
     """
     described = describe_bank(path)
     for name, digest in described["digests"].items():
-        if not (path / name).is_file() or _digest(path / name) != digest:
+        if not (path / name).is_file() or sha256_of_file(path / name) != digest:
             raise _damaged(path, f"{name} is missing or does not match its digest")
     try:
         columns = _read_columns(path / TERMS_FILE, _COLUMNS)
@@ -276,14 +277,6 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         return dict(load_file(path))
     except SafetensorError as error:
         raise ValueError(f"{path.name} cannot be read") from error
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _damaged(path: Path, what: str) -> UsageError:

@@ -15,7 +15,7 @@ _ROWS_A_LIST = 40
 _NUMBERS_A_CODE = 4
 _CODES_AT_MOST = 128
 _ROTATION_SAMPLE = 20_000
-_ROTATION_ROUNDS = 4
+_ROUNDS = 4
 
 
 def train_compressed(features: GatherableRows, dim: int, seed: int) -> tuple[Any, dict[str, Any]]:
@@ -48,12 +48,13 @@ def train_compressed(features: GatherableRows, dim: int, seed: int) -> tuple[Any
     sample = unit_rows(features[np.sort(chosen)], "negative")
 
     rotation = faiss.OPQMatrix(dim, codes, width)
-    rotation.niter = rotation.niter_pq = _ROTATION_ROUNDS
+    rotation.niter = rotation.niter_pq_0 = rotation.niter_pq = _ROUNDS
     rotation.max_train_points = _ROTATION_SAMPLE
     centres = faiss.IndexFlatIP(width)
     coded = faiss.IndexIVFPQ(centres, width, lists, codes, 8, faiss.METRIC_INNER_PRODUCT)
     coded.cp.seed = coded.pq.cp.seed = seed
     coded.cp.spherical = True
+    coded.pq.cp.niter = 2 * _ROUNDS
     rotated = faiss.IndexPreTransform(rotation, coded)
     rotated.train(sample)
     return rotated, {"nlist": lists, "code_bytes": codes, "training_rows": size, "seed": seed}

@@ -1,0 +1,634 @@
+"""Calibrate a detector on held-out ID images: its threshold, how sure it is, conformal p-values.
+
+A conformal p-value compares a new score with the calibration scores:
+
+    p(x) = (1 + #{i: s_i <= s(x)}) / (n + 1)
+
+Calling an image OOD when p <= alpha raises a false alarm on at most the share alpha of new ID
+images, on average over calibration sets, if those are exchangeable with the calibration images;
+nothing is assumed of the scores. Ties count against an alarm. Vovk, Gammerman and Shafer,
+"Algorithmic learning in a random world", 2005; Bates et al., "Testing for outliers with conformal
+p-values", Annals of Statistics, 2023.
+
+The label-conditional variant (Mondrian by predicted class) compares with the calibration scores of
+the same predicted class only, so the promise holds within each class. A class of few calibration
+images keeps it: its p-values are coarse, with 1 / (n_c + 1) the smallest. A class of none has
+nothing to compare with and uses all scores. That fallback is the one approximation: it can raise
+the overall false-alarm rate above alpha by no more than the chance that a new image is of such a
+class, whose estimate is the share of calibration images that are the only one of theirs.
+
+Above 20,000 scores without classes, k = 20,000 of the n are kept: the ascending ranks
+r_j = floor(j (n + 1) / (k + 1)). With j kept scores at or below s(x), at most r_(j+1) - 1 of all n
+are (r_(k+1) = n + 1), and p(x) = r_(j+1) / (n + 1) counts that many. It is never smaller than the
+full p-value, hence as valid, and larger by less than 1 / k. With k = n it is the formula above.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vlood.detector.threshold import threshold_from_id
+from vlood.errors import UsageError
+
+KEPT_SCORES = 20_000
+"""Above this many calibration scores a grid of this many is kept, unless classes are compared."""
+
+SCORES, LABELS = "calibration.scores", "calibration.labels"
+
+_SIGNIFICANT_DIGITS = 7
+_FEW_IMAGES = 100
+_MOST_IMAGES = 10**12
+_COUNTS = ("images", "unreadable", "labels", "predicted_classes")
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What held-out ID images say of a detector's scores.
+
+    The interval of the true TPR allows for the threshold having been set from the same n scores.
+    The threshold is the k-th smallest of them, k = n + 1 - ceil(target_tpr * n), and the share of
+    new ID images that reach the k-th smallest of n scores without ties has the distribution
+    Beta(n + 1 - k, k), whatever the scores' own distribution. Its 2.5 % and 97.5 % quantiles are
+    the interval. Its mean, (n + 1 - k) / (n + 1), lies a little below the target: the threshold
+    fits the images it was set from. Where scores tie at the threshold, more images reach it and the
+    lower end only gets safer; the upper end is then Clopper and Pearson's for the share counted.
+
+    Attributes:
+        threshold: of the whole detector, rounded as records are; a score below it is OOD.
+        target_tpr: the share of ID images that should reach it, in (0, 1].
+        tpr: the share of the n calibration scores that does.
+        tpr_low: lower end of the 95 % interval of the share of new ID images that will.
+        tpr_high: upper end.
+        n: how many calibration scores there were.
+        scores: float64 [k], calibration scores, ascending, rounded as records are; all n up to
+            20,000 or with labels, else a grid of 20,000 (see the module).
+        labels: int64 [n], predicted class of each score; None unless label-conditional.
+        per_class: thresholds by predicted class, if label-conditional; a class that is not in it
+            had too few calibration images and uses the threshold of the whole.
+        data: JSON-able facts of the images, such as ``digest`` of the set, ``images``,
+            ``unreadable``, ``labels`` and ``predicted_classes`` (how many classes were seen).
+    """
+
+    threshold: float
+    target_tpr: float
+    tpr: float
+    tpr_low: float
+    tpr_high: float
+    n: int
+    scores: NDArray[np.float64]
+    labels: NDArray[np.int64] | None = None
+    per_class: Mapping[int, float] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+def significant(values: ArrayLike) -> NDArray[np.float64]:
+    """Round scores of any shape to seven significant digits, exactly as records show them."""
+    given = np.asarray(values, dtype=np.float64)
+    texts = (f"{value:.{_SIGNIFICANT_DIGITS}g}" for value in given.ravel().tolist())
+    return np.fromiter((float(text) for text in texts), np.float64, given.size).reshape(given.shape)
+
+
+def calibrate(
+    scores: ArrayLike,
+    predicted: ArrayLike | None = None,
+    *,
+    tpr: float = 0.95,
+    per_class: bool = False,
+    data: Mapping[str, Any] | None = None,
+) -> Calibration:
+    """Set the threshold and keep the scores that p-values need.
+
+    A class gets a threshold of its own from ceil(1 / (1 - tpr)) images on; with fewer its lowest
+    score would decide alone.
+
+    Args:
+        scores: [n] scores of held-out ID images, higher = more in-distribution.
+        predicted: whole numbers [n], the predicted class of each.
+        tpr: the share of ID images that should reach the threshold, in (0, 1].
+        per_class: make it label-conditional; needs ``predicted``.
+        data: JSON-able facts of the images, to go with it.
+
+    Raises:
+        UsageError: no scores, unusable ones, classes that do not fit them, a ``tpr`` out of range,
+            or ``data`` that JSON cannot hold.
+    """
+    values = significant(_one_a_row(scores, "calibration scores"))
+    overall = threshold_from_id(values, tpr)
+    n = int(values.size)
+    facts = _checked_data({} if data is None else data)
+    classes = None if predicted is None else _classes(predicted, n)
+    if classes is not None:
+        facts["predicted_classes"] = int(np.unique(classes).size)
+    if per_class and classes is None:
+        raise UsageError(
+            "thresholds by class need the predicted class of each calibration image and there is "
+            "none; give them, or calibrate without classes"
+        )
+    low, high = _tpr_interval(values, overall.value, tpr)
+    labels, thresholds = None, {}
+    if per_class and classes is not None:
+        order = np.lexsort((classes, values))
+        kept, labels = values[order], classes[order]
+        least = _least_images(tpr)
+        for number, of_class in _by_class(kept, labels):
+            if of_class.size >= least:
+                thresholds[number] = threshold_from_id(of_class, tpr).value
+    else:
+        size = min(n, KEPT_SCORES)
+        kept = np.sort(values)[_ranks(size, n)[:-1] - 1]
+    return Calibration(
+        threshold=overall.value,
+        target_tpr=float(tpr),
+        tpr=float((values >= overall.value).mean()),
+        tpr_low=low,
+        tpr_high=high,
+        n=n,
+        scores=kept,
+        labels=labels,
+        per_class=thresholds,
+        data=facts,
+    )
+
+
+def p_values(
+    calibration: Calibration, scores: ArrayLike, predicted: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    """Return conformal p-values float64 [N] in (0, 1]; at most alpha means OOD at level alpha.
+
+    Scores are rounded as records are, so an image of the calibration set ties with itself. A NaN
+    score is as far out as can be and gets the smallest p-value.
+
+    Args:
+        calibration: label-conditional or not.
+        scores: [N], higher = more in-distribution.
+        predicted: whole numbers [N], the predicted classes; without them, or with a calibration
+            that is not label-conditional, all calibration scores are compared.
+
+    Raises:
+        UsageError: not one score an image, or not one class a score.
+    """
+    values = significant(_one_a_row(scores, "scores"))
+    values = np.where(np.isnan(values), -np.inf, values)
+    found = _compare(calibration.scores, calibration.n, values)
+    if predicted is None or calibration.labels is None:
+        return found
+    classes = _classes(predicted, values.size)
+    wanted = set(np.unique(classes).tolist())
+    for number, of_class in _by_class(calibration.scores, calibration.labels):
+        if number in wanted:
+            rows = classes == number
+            found[rows] = _compare(of_class, of_class.size, values[rows])
+    return found
+
+
+def threshold_at_alpha(
+    calibration: Calibration, alpha: float, predicted: int | None = None
+) -> float:
+    """Return the threshold below which exactly the scores with p-value <= alpha lie.
+
+    It may differ from ``calibration.threshold`` by one calibration image: that one is reached by
+    the target share of the calibration images, this one by the share 1 - alpha of new ones or more.
+
+    Args:
+        calibration: label-conditional or not.
+        alpha: the share of false alarms among ID images, in (0, 1).
+        predicted: a predicted class, for its own threshold in a label-conditional calibration.
+
+    Raises:
+        UsageError: alpha is out of range, or there are too few calibration images for it.
+    """
+    if not 1 / _MOST_IMAGES <= alpha < 1:
+        raise UsageError(f"alpha is {alpha}; expected a share above 0 and below 1, such as 0.05")
+    scores, n, whose = calibration.scores, calibration.n, ""
+    if predicted is not None and calibration.labels is not None:
+        of_class = scores[calibration.labels == predicted]
+        if of_class.size:
+            scores, n, whose = of_class, int(of_class.size), f" of class {predicted}"
+    levels = _levels(scores.size, n)
+    place = int(np.searchsorted(levels[:-1], alpha, side="right"))
+    if place:
+        return float(scores[place - 1])
+    if alpha >= 1 / (n + 1):
+        raise UsageError(
+            f"alpha is {alpha}, and the {scores.size:,} scores kept of {n:,} calibration images "
+            f"tell no levels below {levels[0]:.3g} apart; give at least that"
+        )
+    needed = math.ceil(1 / alpha)
+    if needed > 1 and 1 / (needed - 1) <= alpha:
+        needed -= 1
+    raise UsageError(
+        f"alpha is {alpha}, which needs {needed - 1:,} calibration images{whose} and there are "
+        f"{n:,}; calibrate with more, or give an alpha of at least {1 / (n + 1):.3g}"
+    )
+
+
+def thresholds_for(calibration: Calibration, predicted: ArrayLike) -> NDArray[np.float64]:
+    """Return the threshold float64 [N] of each predicted class [N]; the whole's where it has none.
+
+    Raises:
+        UsageError: the classes are not whole numbers [N].
+    """
+    classes = _classes(predicted, None)
+    found = np.full(classes.shape, calibration.threshold)
+    for number, value in calibration.per_class.items():
+        found[classes == number] = value
+    return found
+
+
+def set_digest(digests: Iterable[bytes]) -> str:
+    """Return one hex digest of a set of images from their own; order and repeats do not matter."""
+    joined = blake2b(digest_size=16)
+    for digest in sorted(set(digests)):
+        joined.update(len(digest).to_bytes(8, "little") + digest)
+    return joined.hexdigest()
+
+
+def overlap(train_digests: Collection[Hashable], calibration_digests: Collection[Hashable]) -> int:
+    """Count the distinct calibration images that are training images as well."""
+    return len(set(train_digests) & set(calibration_digests))
+
+
+def warnings_of(
+    calibration: Calibration,
+    training_digest: str | None = None,
+    *,
+    shared_images: int = 0,
+    classes: int | None = None,
+) -> list[str]:
+    """Return sentences on what makes a calibration doubtful; none if nothing does.
+
+    Args:
+        calibration: what to judge.
+        training_digest: :func:`set_digest` of the images the detector was trained on.
+        shared_images: the :func:`overlap` with them.
+        classes: how many the detector has; with a single one it can predict no other.
+    """
+    told = []
+    n, target = calibration.n, calibration.target_tpr
+    if n < _FEW_IMAGES:
+        told.append(
+            f"{_count(n, 'calibration image')} set the threshold, so its true rate is uncertain "
+            f"({_interval(calibration)}); use {_FEW_IMAGES} or more."
+        )
+    least = _least_images(target)
+    if n < least:
+        more = f"; use {int(least):,} or more" if math.isfinite(least) else ""
+        told.append(
+            f"A target of {_percent(target, 4)} puts the threshold at the lowest score of "
+            f"{_count(n, 'image')}, which one odd image can move{more}."
+        )
+    digest = calibration.data.get("digest")
+    if training_digest is not None and digest == training_digest:
+        told.append(
+            "The calibration images are the training images, on which scores run high; "
+            "calibrate with images the detector has not seen."
+        )
+    elif shared_images > 0:
+        told.append(
+            f"{_count(shared_images, 'calibration image')} of {n:,} also trained the detector, and "
+            "scores run high on those; leave them out."
+        )
+    if classes != 1 and n > 1:
+        for name, what in (("predicted_classes", "are predicted as"), ("labels", "are of")):
+            if calibration.data.get(name) == 1:
+                told.append(
+                    f"All calibration images {what} one class, so nothing is known of how the "
+                    "others score; add images of every class."
+                )
+                break
+    if calibration.labels is not None:
+        alone = int((np.unique(calibration.labels, return_counts=True)[1] == 1).sum())
+        if alone > 0.01 * (n + 1):
+            told.append(
+                f"{_count(alone, 'calibration image')} of {n:,} had a predicted class of their "
+                "own, so classes without any are to be expected, whose p-values compare with all "
+                "images; add images of the rare classes."
+            )
+    return told
+
+
+def describe(calibration: Calibration) -> str:
+    """Say in a few plain sentences what was calibrated and how far to trust it."""
+    told = [
+        f"Images that score below {calibration.threshold:.{_SIGNIFICANT_DIGITS}g} are called OOD.",
+        f"Of {_count(calibration.n, 'known image')} {_percent(calibration.tpr)} "
+        f"{'reaches' if calibration.n == 1 else 'reach'} it; on new ones of the same kind expect "
+        f"{_interval(calibration)} (95 % interval).",
+    ]
+    if calibration.labels is None:
+        smallest = float(_levels(calibration.scores.size, calibration.n)[0])
+        told.append(f"The smallest p-value is {smallest:.2g}.")
+    else:
+        seen = int(np.unique(calibration.labels).size)
+        own = len(calibration.per_class)
+        told.append(
+            f"{own:,} of {_count(seen, 'predicted class', 'predicted classes')} "
+            f"{'has its' if own == 1 else 'have their'} own threshold, and p-values compare "
+            "images of the same predicted class."
+        )
+    return " ".join(told)
+
+
+def to_json(calibration: Calibration) -> dict[str, Any]:
+    """Return everything but the arrays as JSON holds it; class numbers become text."""
+    return {
+        "threshold": calibration.threshold,
+        "target_tpr": calibration.target_tpr,
+        "tpr": calibration.tpr,
+        "tpr_low": calibration.tpr_low,
+        "tpr_high": calibration.tpr_high,
+        "n": calibration.n,
+        "label_conditional": calibration.labels is not None,
+        "per_class": {str(each): calibration.per_class[each] for each in calibration.per_class},
+        "data": dict(calibration.data),
+    }
+
+
+def arrays(calibration: Calibration) -> dict[str, NDArray[Any]]:
+    """Return the arrays by the names they are stored under."""
+    found: dict[str, NDArray[Any]] = {SCORES: calibration.scores}
+    if calibration.labels is not None:
+        found[LABELS] = calibration.labels
+    return found
+
+
+def from_stored(
+    described: Mapping[str, Any],
+    arrays: Mapping[str, NDArray[Any]],
+    *,
+    classes: int | None = None,
+) -> Calibration:
+    """Rebuild a calibration from :func:`to_json` and :func:`arrays`, trusting neither.
+
+    Args:
+        described: parsed JSON; fields it does not know are left alone.
+        arrays: by name; arrays it does not know are left alone.
+        classes: how many the detector has; class numbers at or above it are refused.
+
+    Raises:
+        UsageError: naming the first field that is missing or cannot be right.
+    """
+    if not isinstance(described, Mapping):
+        raise _refused("its description", described, "an object")
+    if not isinstance(arrays, Mapping):
+        raise _refused("its arrays", arrays, "arrays by name")
+    n = _stored_count(described, "n", least=1)
+    threshold = _stored_number(described, "threshold")
+    target, share = (_stored_share(described, name) for name in ("target_tpr", "tpr"))
+    low, high = (_stored_share(described, name, zero=True) for name in ("tpr_low", "tpr_high"))
+    if low > high:
+        raise _refused("tpr_low", low, f"at most tpr_high, which is {high}")
+    conditional = _stored(described, "label_conditional")
+    if not isinstance(conditional, bool):
+        raise _refused("label_conditional", conditional, "true or false")
+    scores = _stored_scores(arrays, n if conditional else min(n, KEPT_SCORES))
+    labels = _stored_labels(arrays, conditional, n, classes)
+    _check_threshold(scores, n, threshold, target, share)
+    return Calibration(
+        threshold=threshold,
+        target_tpr=target,
+        tpr=share,
+        tpr_low=low,
+        tpr_high=high,
+        n=n,
+        scores=scores,
+        labels=labels,
+        per_class=_stored_thresholds(_stored(described, "per_class"), scores, labels),
+        data=_checked_data(_stored(described, "data")),
+    )
+
+
+def _one_a_row(values: ArrayLike, what: str) -> NDArray[np.float64]:
+    try:
+        given = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"the {what} are not numbers; give one number an image") from error
+    if given.ndim != 1:
+        raise UsageError(f"the {what} have shape {given.shape}; expected one an image, [N]")
+    return given
+
+
+def _classes(predicted: ArrayLike, n: int | None) -> NDArray[np.int64]:
+    given = np.asarray(predicted)
+    if given.size == 0 and given.ndim == 1:
+        given = given.astype(np.int64)
+    if given.ndim != 1 or given.dtype.kind not in "iu" or (given.size and int(given.min()) < 0):
+        raise UsageError(
+            f"the predicted classes are {given.dtype} of shape {given.shape}; expected class "
+            "numbers from 0 on, one an image"
+        )
+    if n is not None and given.size != n:
+        raise UsageError(
+            f"{given.size} predicted classes meet {n} scores; give one class for each score"
+        )
+    return given.astype(np.int64)
+
+
+def _by_class(
+    scores: NDArray[np.float64], labels: NDArray[np.int64]
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    order = np.argsort(labels, kind="stable")  # stable: the scores of a class stay ascending
+    numbers, starts = np.unique(labels[order], return_index=True)
+    parts = np.split(scores[order], starts[1:])
+    return zip(numbers.tolist(), parts, strict=True)
+
+
+def _ranks(k: int, n: int) -> NDArray[np.int64]:
+    return np.arange(1, k + 2, dtype=np.int64) * (n + 1) // (k + 1)
+
+
+def _levels(k: int, n: int) -> NDArray[np.float64]:
+    # Entry j is the p-value of a score that j of the k kept scores do not exceed.
+    levels: NDArray[np.float64] = _ranks(k, n) / (n + 1)
+    return levels
+
+
+def _compare(
+    ascending: NDArray[np.float64], n: int, values: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    below = np.searchsorted(ascending, values, side="right")
+    return _levels(ascending.size, n)[below]
+
+
+def _least_images(tpr: float) -> float:
+    # The rounding keeps 1 / (1 - 0.9) = 10.000000000000002 from asking for one more.
+    return math.inf if tpr >= 1 else math.ceil(round(1 / (1 - tpr), 6))
+
+
+def _tpr_interval(
+    scores: NDArray[np.float64], threshold: float, target: float
+) -> tuple[float, float]:
+    from scipy.special import betaincinv  # comes with scikit-learn; only calibrating waits for it
+
+    n = int(scores.size)
+    needed = max(1, math.ceil(round(target * n, 9)))
+    low = float(betaincinv(needed, n + 1 - needed, 0.025))
+    if int((scores == threshold).sum()) == 1:
+        return low, float(betaincinv(needed, n + 1 - needed, 0.975))
+    reached = int((scores >= threshold).sum())
+    return low, 1.0 if reached == n else float(betaincinv(reached + 1, n - reached, 0.975))
+
+
+def _interval(calibration: Calibration) -> str:
+    return f"{100 * calibration.tpr_low:.1f} to {_percent(calibration.tpr_high)}"
+
+
+def _percent(share: float, digits: int = 0) -> str:
+    return f"{100 * share:.{digits}g} %" if digits else f"{100 * share:.1f} %"
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _refused(name: str, value: Any, expected: str) -> UsageError:
+    return UsageError(
+        f"calibration: {name} is {_shown(value)}; expected {expected}; calibrate the detector again"
+    )
+
+
+def _shown(value: Any) -> str:
+    # Containers may nest without end, and Python refuses to print very long whole numbers.
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"a whole number of {value.bit_length()} bits"
+    if value is None or isinstance(value, bool | int | float):
+        return str(value)
+    if isinstance(value, str):
+        return repr(value if len(value) <= 40 else value[:39] + "…")
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype} of shape {value.shape}"
+    return f"of type {type(value).__name__}"
+
+
+def _stored(described: Mapping[str, Any], name: str) -> Any:
+    if name not in described:
+        raise UsageError(
+            f"calibration: there is no {name}, which is expected; calibrate the detector again"
+        )
+    return described[name]
+
+
+def _finite(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _stored_number(described: Mapping[str, Any], name: str) -> float:
+    number = _finite(_stored(described, name))
+    if number is None:
+        raise _refused(name, described[name], "a finite number")
+    return number
+
+
+def _stored_share(described: Mapping[str, Any], name: str, *, zero: bool = False) -> float:
+    number = _stored_number(described, name)
+    if not (0 < number <= 1 or (zero and number == 0)):
+        raise _refused(name, number, f"a share {'of at least' if zero else 'above'} 0, at most 1")
+    return number
+
+
+def _stored_count(described: Mapping[str, Any], name: str, *, least: int = 0) -> int:
+    value = _stored(described, name)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST_IMAGES:
+        raise _refused(name, value, f"a whole number of at least {least}")
+    return value
+
+
+def _stored_array(arrays: Mapping[str, Any], name: str, kind: type, size: int) -> NDArray[Any]:
+    array = _stored(arrays, name)
+    if not isinstance(array, np.ndarray) or array.dtype != kind or array.shape != (size,):
+        raise _refused(name, array, f"an array of {np.dtype(kind)} of shape {(size,)}")
+    return array
+
+
+def _stored_scores(arrays: Mapping[str, Any], size: int) -> NDArray[np.float64]:
+    scores = _stored_array(arrays, SCORES, np.float64, size)
+    if not np.isfinite(scores).all() or (scores[1:] < scores[:-1]).any():
+        raise _refused(SCORES, scores, "finite scores in ascending order")
+    return scores
+
+
+def _stored_labels(
+    arrays: Mapping[str, Any], conditional: bool, n: int, classes: int | None
+) -> NDArray[np.int64] | None:
+    if not conditional:
+        if LABELS in arrays:
+            raise _refused("label_conditional", False, f"true, as there is {LABELS}")
+        return None
+    labels = _stored_array(arrays, LABELS, np.int64, n)
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or (classes is not None and highest >= classes):
+        wrong = lowest if lowest < 0 else highest
+        last = "" if classes is None else f" to {classes - 1}"
+        raise _refused(f"a class number in {LABELS}", wrong, f"a class from 0{last}")
+    return labels
+
+
+def _check_threshold(
+    scores: NDArray[np.float64], n: int, threshold: float, target: float, share: float
+) -> None:
+    # A grid knows the share that reaches the threshold to one step; all n scores know it exactly.
+    step = 0.0 if scores.size == n else 2 / scores.size
+    reached = float((scores >= threshold).mean())
+    if abs(reached - share) > step + 1e-9:
+        raise _refused("tpr", share, f"{reached:.6g}, the share of its scores at the threshold")
+    if share < target - 1e-6:
+        raise _refused("tpr", share, f"at least target_tpr, which is {target}")
+
+
+def _stored_thresholds(
+    stored: Any, scores: NDArray[np.float64], labels: NDArray[np.int64] | None
+) -> dict[int, float]:
+    if not isinstance(stored, Mapping):
+        raise _refused("per_class", stored, "an object of thresholds by class number")
+    if stored and labels is None:
+        raise _refused("per_class", stored, "an empty object, as it is not label-conditional")
+    ranges = {} if labels is None else dict(_by_class(scores, labels))
+    found = {}
+    for name, value in stored.items():
+        # The length is checked first: Python refuses to read very long whole numbers.
+        usable = isinstance(name, str) and len(name) < 19 and name.isascii() and name.isdigit()
+        number = int(name) if usable else -1
+        if number not in ranges or name != str(number):
+            raise _refused("a class of per_class", name, f"a class number that is in {LABELS}")
+        threshold = _finite(value)
+        if threshold is None or not ranges[number][0] <= threshold <= ranges[number][-1]:
+            raise _refused(
+                f"per_class {number}", value, "a finite number within the scores of the class"
+            )
+        found[number] = threshold
+    return found
+
+
+def _checked_data(stored: Any) -> dict[str, Any]:
+    if not isinstance(stored, Mapping):
+        raise _refused("data", stored, "an object")
+    for name, value in stored.items():
+        if not isinstance(name, str):
+            raise _refused("a name in data", name, "text")
+        if name in _COUNTS:
+            _stored_count(stored, name)
+        elif name == "digest" and not isinstance(value, str):
+            raise _refused("digest in data", value, "text")
+        elif not all(_is_plain(each) for each in (value if isinstance(value, list) else [value])):
+            raise _refused(
+                f"{_shown(name)} in data", value, "text, a finite number, true, false, null or a "
+                "list of these"
+            )  # fmt: skip
+    return dict(stored)
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | str) or _finite(value) is not None

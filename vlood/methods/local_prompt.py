@@ -1,0 +1,177 @@
+"""Local-Prompt: learned prompts for regions, among them prompts for what is no class at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlood.backbone.image_features import ImageFeatures, unit
+from vlood.errors import UsageError
+from vlood.methods.contract import (
+    Detector,
+    Method,
+    MethodRecord,
+    Scores,
+    check_positive,
+    check_unit_rows,
+    refuse_to_fit,
+    setting,
+)
+from vlood.methods.logits import class_cosines, max_probability, with_labels
+
+RECORD = MethodRecord(
+    name="local-prompt",
+    title="Local-Prompt",
+    paper="Local-Prompt: Extensible Local Prompts for Few-Shot Out-of-Distribution Detection",
+    year=2025,
+    venue="ICLR",
+    url="https://arxiv.org/abs/2409.04796",
+    summary="MCM plus the mean of the best regional class probabilities against learned negatives",
+    score_note="MCM + mean of the k largest regional softmax(cos / T), T = 1 on cosines",
+    needs=("classes", "local", "images"),
+    trains=True,
+    licence="none stated",
+)
+
+# Images are taken a few at a time: with 1,300 prompts and 196 regions a whole batch of regional
+# cosines would be a quarter of a gigabyte.
+_COSINES_AT_ONCE = 4_000_000
+
+
+@dataclass(frozen=True)
+class LocalPromptSettings:
+    """Settings of Local-Prompt."""
+
+    top_k: int = setting(
+        10,
+        help="region-class pairs in the regional score, and regions in a class's evidence; all "
+        "where there are fewer",
+        unit="entries",
+        source="its evaluation script, --topk 10",
+    )
+    temperature: float = setting(
+        1.0, help="divides the cosines, global and local", unit="cosine", source="its code, --T 1"
+    )
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise UsageError(
+                f"local-prompt: top_k is {self.top_k}; expected a whole number, 1 or more"
+            )
+        check_positive("local-prompt", "temperature", self.temperature)
+
+
+def score(detector: Detector, images: ImageFeatures) -> Scores:
+    """Score N images: MCM + R-MCM, in (0, 2]; the label weighs the image and its regions.
+
+    Raises:
+        UsageError: the images come without local features.
+    """
+    settings: LocalPromptSettings = detector.settings
+    cosines = class_cosines(detector, images)
+    regional, evidence = np.empty(len(images)), cosines.copy()
+    for rows, local, negative in _regional_cosines(detector, images):
+        T = np.float32(settings.temperature)
+        regional[rows] = regional_concept_match(local / T, negative / T, settings.top_k)
+        evidence[rows] += local_evidence(local / T, settings.top_k)
+    total = max_probability(cosines / settings.temperature) + regional
+    return with_labels(total, evidence, detector.logit_scale)
+
+
+def logits(detector: Detector, images: ImageFeatures) -> NDArray[np.float64]:
+    """Return the local-aware class evidence at the logit scale, [N, K]."""
+    settings: LocalPromptSettings = detector.settings
+    evidence = class_cosines(detector, images)
+    for rows, local, _ in _regional_cosines(detector, images):
+        evidence[rows] += local_evidence(local / np.float32(settings.temperature), settings.top_k)
+    return evidence * detector.logit_scale
+
+
+def regional_concept_match(
+    local: NDArray[np.floating], negative: NDArray[np.floating], top_k: int
+) -> NDArray[np.float64]:
+    """Return the regional part of R-MCM [N]: the mean of the largest class probabilities.
+
+    The k largest are taken over all regions and classes together; the softmax of a region is over
+    its classes and its negatives.
+
+    Args:
+        local: cosines of regions and classes over T [N, R, C].
+        negative: cosines of regions and negative prompts over T [N, R, M].
+        top_k: at most R C of them.
+    """
+    count, regions, classes = local.shape
+    peak = np.maximum(local.max(axis=-1), negative.max(axis=-1, initial=-np.inf))[..., None]
+    weights = np.exp(local - peak)
+    total = weights.sum(axis=-1) + np.exp(negative - peak).sum(axis=-1)
+    weights /= total[..., None]
+    largest = _largest(weights.reshape(count, regions * classes), top_k)
+    return np.asarray(largest.mean(axis=1, dtype=np.float64))
+
+
+def local_evidence(local: NDArray[np.floating], top_k: int) -> NDArray[np.float64]:
+    """Return the log of the mean over a class's best regions of exp(cos / T), [N, C].
+
+    Added to the global cosines it gives what the authors' code predicts by, as a logarithm: the
+    exponential of the global cosine times that mean.
+
+    Args:
+        local: cosines of regions and classes over T [N, R, C].
+        top_k: regions of each class, at most R.
+    """
+    best = _largest(np.moveaxis(local, 1, -1), top_k).astype(np.float64)
+    peak = best.max(axis=-1, keepdims=True)
+    return np.asarray(np.log(np.exp(best - peak).mean(axis=-1)) + peak[..., 0])
+
+
+def _largest(values: NDArray[np.floating], count: int) -> NDArray[np.floating]:
+    """Return the largest values along the last axis in any order, all where there are fewer."""
+    if count >= values.shape[-1]:
+        return values
+    return np.partition(values, -count, axis=-1)[..., -count:]
+
+
+def _regional_cosines(
+    detector: Detector, images: ImageFeatures
+) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.float32]]]:
+    """Yield the rows of a few images and their regions' cosines [n, R, K] and [n, R, M]."""
+    if images.local is None:
+        raise UsageError(
+            "local-prompt needs local (patch) embeddings and these images have none; use a CLIP "
+            "ViT or ResNet with --model, or embeddings made with 'vlood embed --local'"
+        )
+    classes = detector.tensors["local_features"]
+    negatives = detector.tensors["local_negative_features"]
+    regions = images.local.shape[1]
+    at_once = max(1, _COSINES_AT_ONCE // max(1, regions * (len(classes) + len(negatives))))
+    for start in range(0, len(images), at_once):
+        rows = slice(start, start + at_once)
+        local = unit(images.local[rows])
+        yield rows, local @ classes.T, local @ negatives.T
+
+
+def check(detector: Detector) -> None:
+    """Refuse features that are not of length 1.
+
+    Raises:
+        UsageError: naming them.
+    """
+    check_unit_rows(detector, "class_features", "local_features", "local_negative_features")
+
+
+METHOD = Method(
+    RECORD,
+    LocalPromptSettings,
+    refuse_to_fit("local-prompt", "its local prompts", "gl-mcm"),
+    score,
+    arrays={
+        "class_features": "K D",
+        "local_features": "K D",
+        "local_negative_features": "R D",
+    },
+    check=check,
+    logits=logits,
+)
