@@ -8,6 +8,7 @@ import typer
 
 from vlood import __version__
 from vlood.cli import (
+    apply,
     cache,
     calibrate,
     corpora,
@@ -69,6 +70,7 @@ app.command(rich_help_panel="Tune")(calibrate.calibrate)
 app.command("eval", rich_help_panel="Evaluate")(evaluate.evaluate)
 app.command("import", rich_help_panel="Share")(import_.import_)
 app.command(rich_help_panel="Share")(export.export)
+app.command(rich_help_panel="Share")(apply.apply)
 app.command(rich_help_panel="Look")(listing.methods)
 app.command(rich_help_panel="Look")(listing.models)
 app.command(rich_help_panel="Look")(show.show)

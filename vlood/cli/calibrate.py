@@ -129,7 +129,7 @@ def calibrate(
         made = calibrated(saved, told(), tpr=tpr, per_class=per_class, data={"id": id_inputs})
     calibration = made.calibration
     assert calibration is not None
-    for sentence in warnings_of(calibration):
+    for sentence in warnings_of(calibration, classes=len(saved.classes)):
         warn(sentence, quiet=quiet)
     save_detector(output or detector, made)
     if sys.stdout.isatty():

@@ -247,7 +247,7 @@ def mine(
         words = prepare_corpus(
             names,
             raw=raw or way.raw,
-            exclude_lex=_split(exclude_lex) or way.exclude_lex,
+            exclude_lex=_split(exclude_lex) or _held_lex(way.exclude_lex, names),
             all_lemmas=all_lemmas,
             superclasses=way.superclasses,
             seed=seed,
@@ -373,6 +373,18 @@ def _relations(wordnet: Path | None, names: list[str]) -> Relations | None:
         if head == "wordnet" and colon:
             return WordNetRelations.open(place)
     return None
+
+
+def _held_lex(excluded: tuple[str, ...], names: list[str]) -> tuple[str, ...]:
+    """Return those of a preset's lexicographer files that every corpus has.
+
+    WordNet has all; a folder in NegLabel's style those it has files of; other corpora none.
+    """
+    held = set(excluded)
+    for name in names:
+        if not name.startswith("wordnet:"):
+            held &= {path.stem for path in Path(name).glob("*.*.txt")}
+    return tuple(name for name in excluded if name in held)
 
 
 def _split(text: str | None) -> tuple[str, ...]:

@@ -296,7 +296,8 @@ def check_decidable(
     """Refuse to decide by a detector that has not been calibrated, or not with enough images."""
     from vlood.detector.calibration import threshold_at_alpha
 
-    if saved.calibration is None and (alpha is not None or must_decide):
+    decides = saved.calibration is not None or (alpha is None and saved.threshold is not None)
+    if not decides and (alpha is not None or must_decide):
         option = "--alpha" if alpha is not None else "--fail-on-ood"
         raise UsageError(
             f"{option}: {folder} is not calibrated; run `vlood calibrate {folder} --id IN...` first"

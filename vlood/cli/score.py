@@ -279,6 +279,8 @@ def score(
     )
     nearest = _nearest_negatives(wanted, scoring, backbone, store, quiet) if explain else None
     calibration = None if saved is None or calibrate_on else saved.calibration
+    if threshold is None and saved is not None:
+        threshold = saved.threshold
     decision = Decision(threshold, explain, nearest, calibration, alpha)
     total = source.count(read) if sys.stderr.isatty() and not quiet else None
     unreadable: list[str] = []

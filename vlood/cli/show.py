@@ -20,7 +20,8 @@ def show(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A detector, a bank, an embedding store or file, a report folder, results.json or records."
+            help="A detector, a bank, an embedding store or file, a report folder, results.json "
+            "or records."
         ),
     ],
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
@@ -62,8 +63,8 @@ def show(
         facts = _records(path)
     else:
         raise UsageError(
-            f"{path}: is not a detector, a bank, an embedding store or file, a report folder, results.json or "
-            "a .jsonl file of records"
+            f"{path}: is not a detector, a bank, an embedding store or file, a report folder, "
+            "results.json or a .jsonl file of records"
         )
     if json_lines or not sys.stdout.isatty():
         sys.stdout.write(json.dumps(facts) + "\n")

@@ -68,6 +68,8 @@ def _classes(saved: SavedDetector) -> str:
 
 
 def _threshold(saved: SavedDetector) -> str:
+    if saved.threshold is not None:
+        return f"Images that score below {saved.threshold:.7g} are called OOD: set by hand."
     if saved.calibration is None:
         return "None yet: `vlood calibrate THIS_FOLDER --id IN...` sets it from known images."
     return calibrations.describe(saved.calibration)

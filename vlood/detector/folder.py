@@ -132,6 +132,7 @@ def load_detector(path: Path) -> SavedDetector:
         model_name=described.optional_text("model"),
         negatives=negatives,
         calibration=_calibration(described, arrays, len(classes), where),
+        threshold=_threshold(described),
         learned=_learned(described, arrays),
         figures=described.objects("figures"),
         provenance=described.mapping("provenance"),
@@ -175,6 +176,7 @@ def _described(saved: SavedDetector, digests: Mapping[str, str]) -> dict[str, An
             "about": dict(learned.about),
             "arrays": sorted(learned.arrays),
         },
+        "threshold": saved.threshold,
         "calibration": None
         if saved.calibration is None
         else calibrations.to_json(saved.calibration),
@@ -285,6 +287,10 @@ def _backbone(described: Described) -> dict[str, str] | None:
     if described.optional_mapping("backbone") is None:
         return None
     return described.mapping_of_texts("backbone")
+
+
+def _threshold(described: Described) -> float | None:
+    return None if described.fields.get("threshold") is None else described.number("threshold")
 
 
 def _calibration(

@@ -51,6 +51,7 @@ class SavedDetector:
         model_name: what ``--model`` takes, or None.
         negatives: what is known of the negatives, in the order of ``detector.negative_names``.
         calibration: its threshold and p-values, or None.
+        threshold: one set by hand, that goes before the calibration's, or None.
         learned: what was trained, or None.
         figures: how good it was, rows of an evaluation; JSON-able.
         provenance: command, seed, versions, digests of the data, time; JSON-able.
@@ -63,6 +64,7 @@ class SavedDetector:
     model_name: str | None = None
     negatives: tuple[NegativeRow, ...] = ()
     calibration: Calibration | None = None
+    threshold: float | None = None
     learned: Learned | None = None
     figures: Sequence[Mapping[str, Any]] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)

@@ -33,9 +33,10 @@ FIELDS = {
     "width": "D, numbers in an embedding",
     "negatives": "how many negative labels, M",
     "learned": "what was trained: kind, about and the names of its arrays; or null",
+    "threshold": "one set by hand, that goes before the calibration's, or null",
     "calibration": "threshold, target and interval of the TPR, n, thresholds by class; or null",
     "figures": "how good it was: rows of an evaluation",
-    "provenance": "command, seed, versions, time and digests of the data it was made from",
+    "provenance": "command, seed, versions and digests of the data it was made from",
     "digests": "SHA-256 of the folder's other files by name",
 }
 
@@ -54,6 +55,7 @@ def _from_1(fields: dict[str, Any]) -> dict[str, Any]:
     return {
         "learned": None,
         "calibration": None,
+        "threshold": None,
         "figures": [],
         "provenance": {},
         "negatives": 0,

@@ -96,7 +96,9 @@ class LoadedDetector:
     @property
     def threshold(self) -> float | None:
         """Return the score below which an image is OOD, or None where it is not calibrated."""
-        return None if self.saved.calibration is None else self.saved.calibration.threshold
+        if self.saved.threshold is not None or self.saved.calibration is None:
+            return self.saved.threshold
+        return self.saved.calibration.threshold
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -145,6 +147,8 @@ class LoadedDetector:
             raise UsageError("alpha: the detector is not calibrated; use `vlood calibrate` first")
         detector = self.saved.detector
         nearest = NearestNegatives.of_detector(detector) if explain else None
+        if threshold is None:
+            threshold = self.saved.threshold
         decision = Decision(threshold, explain, nearest, self.saved.calibration, alpha)
         settings = StreamSettings(batch_size, workers)
         records = [

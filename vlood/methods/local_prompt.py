@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vlood.backbone.image_features import ImageFeatures, unit
+from vlood.backbone.image_features import ImageFeatures
 from vlood.errors import UsageError
 from vlood.methods.contract import (
     Detector,
@@ -20,7 +20,7 @@ from vlood.methods.contract import (
     refuse_to_fit,
     setting,
 )
-from vlood.methods.logits import class_cosines, max_probability, with_labels
+from vlood.methods.logits import class_cosines, max_probability, regional_cosines, with_labels
 
 RECORD = MethodRecord(
     name="local-prompt",
@@ -149,8 +149,8 @@ def _regional_cosines(
     at_once = max(1, _COSINES_AT_ONCE // max(1, regions * (len(classes) + len(negatives))))
     for start in range(0, len(images), at_once):
         rows = slice(start, start + at_once)
-        local = unit(images.local[rows])
-        yield rows, local @ classes.T, local @ negatives.T
+        local = images.local[rows]
+        yield rows, regional_cosines(local, classes), regional_cosines(local, negatives)
 
 
 def check(detector: Detector) -> None:

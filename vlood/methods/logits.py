@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from vlood.backbone.image_features import ImageFeatures
+from vlood.backbone.image_features import ImageFeatures, unit
 from vlood.errors import UsageError
 from vlood.methods import registry
 from vlood.methods.contract import Detector, Scores
@@ -18,9 +18,9 @@ def class_cosines(detector: Detector, images: ImageFeatures) -> NDArray[np.float
         UsageError: the images' features have another width than the classes'.
     """
     classes = detector.tensors["class_features"]
-    unit = images.unit
-    check_width(unit, classes)
-    return np.asarray(unit @ classes.T, dtype=np.float64)
+    rows = images.unit
+    check_width(rows, classes)
+    return np.asarray(rows @ classes.T, dtype=np.float64)
 
 
 def check_width(images: NDArray[np.float32], classes: NDArray[np.float32]) -> None:
@@ -34,6 +34,25 @@ def check_width(images: NDArray[np.float32], classes: NDArray[np.float32]) -> No
             f"the image embeddings are {images.shape[1]} wide and the class embeddings "
             f"{classes.shape[1]}; both must come from one model"
         )
+
+
+def regional_cosines(
+    local: NDArray[np.float32], classes: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the cosine of every region with every class, [N, R, K].
+
+    Args:
+        local: local features [N, R, D], not normalised.
+        classes: unit rows [K, D].
+
+    Raises:
+        UsageError: the local features have another width than the classes'.
+    """
+    count, regions, width = local.shape
+    rows = unit(local).reshape(count * regions, width)
+    check_width(rows, classes)
+    # One product of two matrices: NumPy multiplies image by image in 3-D, several times slower.
+    return np.asarray(rows @ classes.T).reshape(count, regions, len(classes))
 
 
 def log_sum_exp(logits: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -51,7 +70,8 @@ def max_probability(logits: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the softmax over the last axis."""
-    return np.asarray(np.exp(logits - log_sum_exp(logits)[..., None]), dtype=np.float64)
+    weights = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
 def free_energy(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:

@@ -209,7 +209,7 @@ def nearest_words(
     count = min(count, len(vocabulary))
     at_once = max(1, _DISTANCES_AT_ONCE // len(vocabulary))
     words: list[list[tuple[str, float]]] = []
-    for some in torch.split(vectors, at_once):  # type: ignore[no-untyped-call]
+    for some in torch.split(vectors, at_once):
         near = torch.cdist(some, vocabulary).topk(count, largest=False).indices
         # Distances by way of inner products have few digits near zero: take them anew, and sort.
         distances = (some[:, None] - vocabulary[near]).norm(dim=-1)

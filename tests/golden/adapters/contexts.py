@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from tests.golden.adapters.local_features import build_clip
 from vlood.backbone.local import encode_with_local
 from vlood.backbone.text import CausalTextTower
 from vlood.prompts.contexts import assemble
@@ -44,14 +42,8 @@ class ToyTokenizer:
         return tokens
 
 
-def build_clip(inputs: Arrays, params: Params) -> Any:
-    """Build the model of a case, as the adapter of the local features does."""
-    folder = str(Path(__file__).parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
-    from local_features import build_clip as build
-
-    return build(dict(inputs), dict(params)).requires_grad_(False)
+def frozen_clip(inputs: Arrays, params: Params) -> Any:
+    return build_clip(dict(inputs), dict(params)).requires_grad_(False)
 
 
 def tower_of(model: Any) -> CausalTextTower:
@@ -79,7 +71,7 @@ def unit(rows: torch.Tensor) -> torch.Tensor:
 
 def learned_prompts(inputs: Arrays, params: Params) -> dict[str, NDArray[Any]]:
     """CoOp and LoCoOp, whose prompts are the same."""
-    model = build_clip(inputs, params)
+    model = frozen_clip(inputs, params)
     tower, scale = tower_of(model), model.logit_scale.exp()
     label = torch.from_numpy(inputs["label"])
     names = names_of(inputs["tokenized_prompts"], params["n_ctx"])
@@ -111,10 +103,13 @@ def learned_prompts(inputs: Arrays, params: Params) -> dict[str, NDArray[Any]]:
 
 
 def lapt_prompt(inputs: Arrays, params: Params) -> dict[str, NDArray[Any]]:
-    model = build_clip(inputs, params)
+    model = frozen_clip(inputs, params)
     tower, tokenizer = tower_of(model), ToyTokenizer(params)
     names = names_of(inputs["tokenized_prompts"], params["n_ctx"])
-    positive, negative = (torch.from_numpy(inputs[k]).requires_grad_() for k in ("ctx", "ood_ctx"))
+    positive = torch.from_numpy(inputs["ctx"]).requires_grad_()
+    negative = positive
+    if params["prompttype"] != "unified":
+        negative = torch.from_numpy(inputs["ood_ctx"]).requires_grad_()
     sides = ((positive, names[: params["n_id"]]), (negative, names[params["n_id"] :]))
     text = unit(
         torch.cat([tower.encode_embedded(*assemble(tower, tokenizer, *side)) for side in sides])
@@ -138,7 +133,7 @@ def lapt_prompt(inputs: Arrays, params: Params) -> dict[str, NDArray[Any]]:
 
 @torch.inference_mode()
 def localprompt_prompt(inputs: Arrays, params: Params) -> dict[str, NDArray[Any]]:
-    model = build_clip(inputs, params)
+    model = frozen_clip(inputs, params)
     tower, tokenizer, scale = tower_of(model), ToyTokenizer(params), model.logit_scale.exp()
     local_ctx, neg_ctx = (torch.from_numpy(inputs[name]) for name in ("local_ctx", "neg_ctx"))
     names = names_of(inputs["local_tokens"], params["n_ctx"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from vlood.backbone.image_features import unit
@@ -16,12 +17,21 @@ Params = Mapping[str, Any]
 
 
 def cooked_scores(inputs: Arrays, params: Params) -> dict[str, NDArray[Any]]:
-    # 100, whatever the learned scale is: params["clip_logit_scale"] makes another ensemble.
-    clip = 100.0 * (unit(inputs["clip_features"]) @ inputs["prompt_features"].T)
+    cosines = unit(inputs["clip_features"]) @ inputs["prompt_features"].T
+    outputs = ensemble_scores(inputs, 100.0 * cosines, "t100")
+    scale = params["clip_logit_scale"]
+    if int(scale) != 100:  # that repository then reports a second ensemble
+        outputs.update(ensemble_scores(inputs, np.float32(scale) * cosines, "learned"))
+    return outputs
+
+
+def ensemble_scores(
+    inputs: Arrays, clip: NDArray[np.float32], variant: str
+) -> dict[str, NDArray[Any]]:
     members = {
         "classifier": inputs["logits_classifier"],
         "probe": inputs["logits_probe"],
-        "clip_t100": clip,
+        f"clip_{variant}": clip,
     }
     outputs: dict[str, NDArray[Any]] = {}
     for name, given in members.items():
@@ -29,10 +39,11 @@ def cooked_scores(inputs: Arrays, params: Params) -> dict[str, NDArray[Any]]:
         outputs[f"conf/entropy_{name}"] = entropy(given)
         outputs[f"pred/pred_{name.removesuffix('_t100')}"] = given.argmax(axis=1)
     mean = ensemble([softmax(given) for given in members.values()])
-    outputs["probs/avg_t100"] = mean
-    outputs["conf/msp_avg_classifier+probe+clip_t100"] = mean.max(axis=1)
-    outputs["conf/entropy_avg_classifier+probe+clip_t100"] = probability_entropy(mean)
-    outputs["pred/pred_avg_classifier+probe+clip_t100"] = mean.argmax(axis=1)
+    whole = f"avg_classifier+probe+clip_{variant}"
+    outputs[f"probs/avg_{variant}"] = mean
+    outputs[f"conf/msp_{whole}"] = mean.max(axis=1)
+    outputs[f"conf/entropy_{whole}"] = probability_entropy(mean)
+    outputs[f"pred/pred_{whole}"] = mean.argmax(axis=1)
     return outputs
 
 

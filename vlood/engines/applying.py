@@ -1,0 +1,129 @@
+"""Apply what a detector learned, or how it was set, to other class names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlood.detector.saved import Learned, SavedDetector, check_backbone
+from vlood.engines.detectors import Fitted, TextSide, fit_all
+from vlood.engines.mining import Encoder
+from vlood.engines.negatives import Announce, NegativesChoice, find_negatives
+from vlood.errors import UsageError
+from vlood.methods import registry
+from vlood.methods.contract import Detector
+from vlood.negatives.negative_features import NegativeFeatures
+from vlood.negatives.prompting import Prompting
+from vlood.prompts.classes import ClassName
+from vlood.prompts.templates import ClassFeatures
+
+CONTEXT = "ctx"
+NEGATIVE_CONTEXT = "negative_ctx"
+
+
+def apply_detector(
+    saved: SavedDetector,
+    classes: Sequence[ClassName],
+    negatives: NegativesChoice,
+    encoder: Encoder,
+    *,
+    threshold: float | None,
+    where: str,
+    announce: Announce,
+) -> SavedDetector:
+    """Make the detector of other classes: shared contexts and settings stay, the rest is encoded.
+
+    The calibration goes: its scores were those of other classes.
+
+    Raises:
+        UsageError: the detector is of another model, or what it learned belongs to its own classes.
+    """
+    check_backbone(saved, encoder.backbone.identity(), where)
+    if saved.learned is None:
+        made, fitted = _refitted(saved, classes, negatives, encoder, announce, where)
+    elif saved.learned.kind == "contexts":
+        made, fitted = _with_contexts(saved, classes, negatives, encoder, announce, where)
+    else:
+        raise UsageError(
+            f"{where}: what it learned ({saved.learned.kind}) cannot be applied to other classes; "
+            "tune it for them"
+        )
+    rows = () if fitted is None else fitted.rows_of(made.negative_names)
+    return replace(
+        saved,
+        detector=made,
+        classes=tuple(classes),
+        backbone=encoder.backbone.identity(),
+        model_name=encoder.backbone.name,
+        negatives=rows,
+        calibration=None,
+        threshold=threshold,
+        figures=(),
+        provenance={**saved.provenance, "applied_from": where},
+    )
+
+
+def _refitted(
+    saved: SavedDetector,
+    classes: Sequence[ClassName],
+    negatives: NegativesChoice,
+    encoder: Encoder,
+    announce: Announce,
+    where: str,
+) -> tuple[Detector, NegativeFeatures | None]:
+    """Fit a method that learned nothing to the new names, with the old settings and templates."""
+    old = saved.detector
+    if not saved.templates:
+        raise UsageError(
+            f"{where}: its class features came from embeddings, which no other names can be put "
+            "into; tune it with --classes"
+        )
+    side = TextSide(tuple(classes), saved.templates, logit_scale=old.logit_scale)
+    settings = {name: str(value) for name, value in vars(old.settings).items()}
+    fitted: Fitted = fit_all([old.method], side, negatives, encoder, settings, announce=announce)[0]
+    return fitted.detector, fitted.negatives
+
+
+def _with_contexts(
+    saved: SavedDetector,
+    classes: Sequence[ClassName],
+    negatives: NegativesChoice,
+    encoder: Encoder,
+    announce: Announce,
+    where: str,
+) -> tuple[Detector, NegativeFeatures | None]:
+    """Put the new names behind shared contexts."""
+    assert saved.learned is not None
+    method = registry.get(saved.detector.method)
+    features = _prompted(saved.learned, CONTEXT, [each.prompt for each in classes], encoder, where)
+    ids = ClassFeatures.of([each.name for each in classes], features)
+    given: dict[str, NegativeFeatures] = {}
+    if "negatives" in method.record.needs:
+        found = find_negatives(negatives, classes, ids, encoder, Prompting(), announce=announce)
+        if NEGATIVE_CONTEXT in saved.learned.arrays:
+            rows = _prompted(saved.learned, NEGATIVE_CONTEXT, found.names, encoder, where)
+            again = NegativeFeatures.of(found.names, rows, found.permutation)
+            found = replace(again, rows=found.rows)
+        given["negatives"] = found
+    detector = method.fit(ids, saved.detector.settings, saved.detector.logit_scale, **given)
+    return detector, given.get("negatives")
+
+
+def _prompted(
+    learned: Learned, name: str, words: Sequence[str], encoder: Encoder, where: str
+) -> NDArray[np.float32]:
+    from vlood.prompts.contexts import Contexts, encode_prompts
+
+    if name not in learned.arrays:
+        raise UsageError(f"{where}: its learned contexts have no {name}; import or tune it again")
+    position = str(learned.about.get("position", "end"))
+    contexts = Contexts(np.asarray(learned.arrays[name], np.float32), position)
+    if not contexts.shared:
+        raise UsageError(
+            f"{where}: its contexts are class-specific ({len(contexts.vectors)} blocks, one a "
+            "class), so they mean nothing for other names; tune it for them, or use shared contexts"
+        )
+    return encode_prompts(encoder.backbone, contexts, list(words))
