@@ -12,11 +12,18 @@ import pytest
 
 from .conftest import Vlood
 
-COMMANDS = ("score", "embed", "eval", "methods", "models", "show", "doctor", "demo")
+COMMANDS = (
+    *("score", "embed", "mine", "negatives", "corpora", "eval", "import", "export"),
+    *("methods", "models", "show", "doctor", "demo"),
+)
+OF_COMMANDS = (
+    *("cache", "cache info", "cache clear", "negatives show", "negatives search"),
+    *("negatives leaks", "negatives merge", "negatives import"),
+)
 CIFAR10 = "airplane\nautomobile\tcar_(automobile)\nbird\ncat\ndeer\ndog\nfrog\nhorse\nship\ntruck\n"
 
 
-@pytest.mark.parametrize("name", [None, *COMMANDS, "cache", "cache info", "cache clear"])
+@pytest.mark.parametrize("name", [None, *COMMANDS, *OF_COMMANDS])
 def test_every_command_has_help_with_an_example(name: str | None, vlood: Vlood) -> None:
     words = (name or "").split()
     done = vlood(*words, "--help")

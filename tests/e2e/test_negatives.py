@@ -33,8 +33,9 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX ter
 
 # Runs several commands in one process: loading the model's libraries takes most of the time.
 _MANY = """
-import contextlib, io, json, sys
+import contextlib, io, json, os, sys
 from vlood.cli import main
+os._exit = sys.exit
 results = []
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["vlood", *arguments]
@@ -115,7 +116,7 @@ def at_terminal(environment: dict[str, str], arguments: Sequence[str | Path]) ->
         stdin=subprocess.DEVNULL,
         stdout=theirs,
         stderr=subprocess.PIPE,
-        env={**environment, "TERM": "dumb"},
+        env={**environment, "TERM": "xterm"},
     )
     os.close(theirs)
     shown = b""
@@ -186,25 +187,25 @@ def test_classes_presets_sizes_and_kinds_of_words(many: Many, tmp_path: Path) ->
     (lists / "noun.animal.txt").write_text("badger\n")
     (lists / "adj.all.txt").write_text("shiny\nloud\n")
     (tmp_path / "scripts.txt").write_text("барабан\n太鼓\nقطة\nдом\ndrum\n")
-    out = {name: tmp_path / name for name in ("csv", "lists", "scripts", "pets", "csp")}
+    out = {name: tmp_path / name for name in ("csv", "folder", "scripts", "pets", "csp")}
     # Two class lists, each preset, a share and a count, a column, a folder, scripts of all kinds.
     runs = many(
         ["mine", *WORLD, "--preset", "neglabel", "--keep", "0.5", "--corpus",
          f"{tmp_path / 'words.csv'}:word", "-o", out["csv"]],
         ["mine", *WORLD, "--preset", "openood-vlm", "--keep", "1", "--corpus", lists,
-         "-o", out["lists"]],
+         "-o", out["folder"]],
         ["mine", *WORLD, "--size", "5", "--near-duplicates", "2", "--corpus",
          tmp_path / "scripts.txt", "-o", out["scripts"]],
         ["mine", "--model", "bundled", "--classes", "cats,dogs", "--size", "20", "--index", "none",
          "-o", out["pets"]],
-        ["mine", *WORLD, "--preset", "csp", "--corpus", lists, "--exclude-lex", "noun.artifact",
-         "-o", out["csp"]],
+        ["mine", *WORLD, "--preset", "csp", "--corpus", lists, "--exclude-lex", "noun.animal",
+         "--keep", "0.5", "-o", out["csp"]],
     )  # fmt: skip
     for run in runs:
         assert run.code == 0, run.err
     assert len(terms_of(out["csv"])) == 2
-    assert sorted(terms_of(out["lists"])) == ["drum", "flute", "harp", "loud", "shiny", "tuba"]
-    parts = pq.read_table(out["lists"] / "negatives.parquet").to_pylist()
+    assert sorted(terms_of(out["folder"])) == ["drum", "flute", "harp", "loud", "shiny", "tuba"]
+    parts = pq.read_table(out["folder"] / "negatives.parquet").to_pylist()
     assert {row["term"] for row in parts if row["part_of_speech"] == "adj"} == {"loud", "shiny"}
     assert {row["lex_file"] for row in parts} == {"noun.artifact", "adj.all"}
     assert sorted(terms_of(out["scripts"])) == sorted(["барабан", "太鼓", "قطة", "дом", "drum"])
@@ -432,7 +433,7 @@ def test_eval_marks_streams_and_leaves_them_out_of_all(
     listed = at_terminal(environment, ["methods"])
     assert "order-dependent" in listed
     assert "transductive" in listed
-    assert listed.splitlines()[0].split()[-1] == "mark"
+    assert " mark" in listed.splitlines()[0]
 
 
 # Looking into banks, joining them, and other people's.
@@ -510,7 +511,7 @@ def test_banks_are_merged_and_published_lists_go_in_and_out(
     )
     assert "--overwrite" in again.sentence(2)
     assert "two banks" in one.sentence(2)
-    assert "not" in mixed.sentence(2)
+    assert "one kind" in mixed.sentence(2)
     assert (tmp_path / "txt.out").read_text() == PUBLISHED
 
 

@@ -122,9 +122,7 @@ def _plain(value: Any) -> str:
 @guarded
 def search(
     bank: Bank,
-    queries: Annotated[
-        list[str], typer.Argument(metavar="QUERY...", help="Texts, or image files.")
-    ],
+    queries: Annotated[list[str], typer.Argument(metavar="QUERY", help="Texts, or image files.")],
     top: Annotated[int, typer.Option(min=1, max=10_000, help="How many a query.")] = 10,
     template: Annotated[
         str | None,
@@ -236,7 +234,7 @@ def leaks(
 @app.command()
 @guarded
 def merge(
-    banks: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of banks.")],
+    banks: Annotated[list[Path], typer.Argument(metavar="DIR", help="Folders of banks.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new bank.")],
     seed: Annotated[int, typer.Option(help="Seed of the groups.")] = 0,
     quiet: opt.Quiet = False,

@@ -88,7 +88,11 @@ class ClassOptions:
         if "all" in methods:
             methods = list(registry.comparable())
         for name in methods:
-            registry.get(name)
+            if registry.get(name).record.trains:
+                raise UsageError(
+                    f"--method {name}: is not made from class names alone; `vlood import` what was "
+                    "trained elsewhere and use --detector FOLDER"
+                )
         return cls(
             TextSide(
                 classes=None if classes is None else read_classes(classes),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vlood.backbone.image_features import ImageFeatures, unit
+from vlood.backbone.image_features import ImageFeatures
 from vlood.errors import UsageError
 from vlood.methods.contract import (
     Detector,
@@ -18,7 +18,7 @@ from vlood.methods.contract import (
     class_detector,
     setting,
 )
-from vlood.methods.logits import class_cosines, max_probability, with_labels
+from vlood.methods.logits import class_cosines, max_probability, regional_cosines, with_labels
 from vlood.prompts.templates import ClassFeatures
 
 RECORD = MethodRecord(
@@ -100,7 +100,7 @@ def local_concept_match(
     at_once = max(1, _COSINES_AT_ONCE // max(1, regions * len(classes)))
     best = np.empty(count)
     for start in range(0, count, at_once):
-        cosines = unit(local[start : start + at_once]) @ classes.T
+        cosines = regional_cosines(local[start : start + at_once], classes)
         best[start : start + at_once] = best_region(cosines / np.float32(temperature))
     return best
 
