@@ -85,8 +85,8 @@ class ClassOptions:
                 "--classes is missing: name the known classes, e.g. --classes cats,dogs, a .txt "
                 "file, a library name such as cifar10, or a labelled folder"
             )
-        if "all" in methods:
-            methods = list(registry.comparable())
+        named = (registry.comparable() if name == "all" else (name,) for name in methods)
+        methods = list(dict.fromkeys(name for names in named for name in names))
         for name in methods:
             if registry.get(name).record.trains:
                 raise UsageError(

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from vlood.negatives.index import SearchIndex
 
 
+_ENCODED_AT_ONCE = 1024
+_READ_AT_ONCE = 8192
+
+
 @dataclass(frozen=True)
 class Encoder:
     """A model that gives words their embeddings, and where those are remembered."""
@@ -262,6 +266,8 @@ def _mined_bank(
         ids.features,
         settings,
         relations=relations,
+        # Words are encoded as they are read: small blocks show that something happens.
+        block=_ENCODED_AT_ONCE if isinstance(rows, TextRows) else _READ_AT_ONCE,
         on_progress=on_progress,
     )
     chosen = mined.rows.tolist()

@@ -104,6 +104,7 @@ def mine(
     settings: MiningSettings,
     *,
     relations: Relations | None = None,
+    block: int = 8192,
     on_progress: Progress | None = None,
 ) -> Mined:
     """Choose negatives from N candidates for K classes.
@@ -115,7 +116,8 @@ def mine(
         class_features: unit rows [K, D].
         settings: see :class:`MiningSettings`.
         relations: WordNet's hypernyms and hyponyms, where there are some.
-        on_progress: called with (candidates compared, all of them).
+        block: candidates read at once.
+        on_progress: called with (candidates compared, all of them) after each block.
 
     Raises:
         UsageError: no candidate is left.
@@ -125,6 +127,7 @@ def mine(
         class_features,
         quantile=settings.quantile,
         rule=settings.rule,
+        block=block,
         on_progress=on_progress,
     )
     size = settings.size

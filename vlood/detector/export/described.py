@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from vlood import __version__
 from vlood.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ def facts_of(saved: SavedDetector) -> dict[str, Any]:
     detector = saved.detector
     return {
         "kind": "vlood detector, exported",
-        "vlood": __version__,
         "method": detector.method,
         "settings": asdict(detector.settings),
         "logit_scale": detector.logit_scale,

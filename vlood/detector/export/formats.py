@@ -13,6 +13,7 @@ from vlood.detector.export.places import (
     check_file,
     check_folder,
     check_outside,
+    check_writable,
     told,
     write_together,
 )
@@ -191,9 +192,7 @@ def _onnx(request: Request, saved: SavedDetector) -> dict[str, Any]:
 
     check_onnx(saved, tuned=_is_tuned(request, saved))
     with told(request.target):
-        # A place that cannot be written shows before the minutes that a large graph takes.
-        write_together({request.target.with_name(f".{request.target.name}.try"): b""})
-        request.target.with_name(f".{request.target.name}.try").unlink()
+        check_writable(request.target)
     data, difference = onnx_bytes(saved, _backbone(request, saved))
     with told(request.target):
         write_atomically(request.target, data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
@@ -17,6 +18,8 @@ from vlood.features.atomic import atomic_folder
 if TYPE_CHECKING:
     from vlood.detector.saved import SavedDetector
 
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_LONGEST = 96
 _PIPELINE = "zero-shot-image-classification"
 
 
@@ -116,16 +119,7 @@ def check_repository(repository: str) -> None:
     Raises:
         UsageError: saying what was expected.
     """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(repository)
-    except HFValidationError:
-        good = False
-    else:
-        good = repository.count("/") == 1
-    if not good:
+    if _REPOSITORY.fullmatch(repository) is None or len(repository) > _LONGEST:
         raise UsageError(f"--repo {repository}: expected ORG/NAME, as in acme/fruit-detector")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -67,6 +68,16 @@ def write_together(files: Mapping[Path, bytes]) -> None:
             stream.write(data)
             # A full disk must show here, before the first of them takes its name.
             stream.flush()
+
+
+def check_writable(path: Path) -> None:
+    """Find out at once, before anything slow is done, whether a file can be made at a place.
+
+    Raises:
+        OSError: it cannot.
+    """
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 @contextlib.contextmanager

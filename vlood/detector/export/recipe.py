@@ -43,13 +43,13 @@ def recipe(saved: SavedDetector, file: str, *, tuned: bool) -> str:
         "\n\n".join(
             [
                 f"# {file}: an out-of-distribution detector's arrays",
-                f"{record.title} for {len(names)} classes: {', '.join(names[:_SHOWN])}{more}. Higher "
-                f"scores are more in-distribution. {decides}",
-                f"The score: {record.score_note}. From {record.paper} ({record.venue} {record.year}, "
-                f"{record.url}).",
-                f"Settings: `{json.dumps(vars(saved.detector.settings))}`. The metadata of the file "
-                "holds them too, with the names of the classes and of the negatives, in the order of "
-                "their rows.",
+                f"{record.title} for {len(names)} classes: {', '.join(names[:_SHOWN])}{more}. "
+                f"Higher scores are more in-distribution. {decides}",
+                f"The score: {record.score_note}. From {record.paper} ({record.venue} "
+                f"{record.year}, {record.url}).",
+                f"Settings: `{json.dumps(vars(saved.detector.settings))}`. The metadata of the "
+                "file holds them too, with the names of the classes and of the negatives in the "
+                "order of their rows.",
                 _use(saved, file, tuned),
             ]
         )
@@ -58,8 +58,9 @@ def recipe(saved: SavedDetector, file: str, *, tuned: bool) -> str:
 
 
 def scoring_code(saved: SavedDetector, file: str) -> str | None:
-    """Return Python that scores one image with open_clip, torch and safetensors; None where a few
-    lines cannot: a method of regions or of streams, or a detector of embeddings alone.
+    """Return Python that scores one image with open_clip, torch and safetensors, or None.
+
+    A few lines cannot score a method of regions or of streams, nor without a model.
     """
     formula = _FORMULAS.get(saved.detector.method)
     loading = _loading(saved.model_name)

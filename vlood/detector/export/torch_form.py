@@ -77,11 +77,14 @@ def needs_local(method: str) -> bool:
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    return vectors / vectors.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    unit: Tensor = vectors / lengths.clamp(min=1e-12)
+    return unit
 
 
 def _cosines(tensors: dict[str, Tensor], features: Tensor) -> Tensor:
-    return _unit(features) @ tensors["class_features"].T
+    classes: Tensor = tensors["class_features"]
+    return _unit(features) @ classes.T
 
 
 def _mcm(

@@ -61,8 +61,7 @@ class Checkpoint:
         Raises:
             UsageError: it holds numbers that are not finite.
         """
-        tensor = self.tensors[name].detach()
-        array = np.array(tensor.to(torch.float32).numpy(), np.float32, order="C")
+        array = np.array(self.tensors[name].to(torch.float32).numpy(), np.float32, order="C")
         if not np.isfinite(array).all():
             raise UsageError(
                 f"{self.path}: {name} holds numbers that are not finite; use another checkpoint of "
@@ -90,7 +89,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if isinstance(stored, torch.Tensor):
         return Checkpoint(path, _only_plain({BARE: stored}, path))
     if not isinstance(stored, Mapping):
-        raise UsageError(f"{path}: holds a {type(stored).__name__} and no tensors by name")
+        what = "an object" if isinstance(stored, _Placeholder) else f"a {type(stored).__name__}"
+        raise UsageError(f"{path}: holds {what} and no tensors by name; save a state_dict")
     beside: list[str] = []
     for envelope in _ENVELOPES:
         if isinstance(stored.get(envelope), Mapping):
@@ -223,7 +223,7 @@ def _without_prefix(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
 def _only_plain(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
     """Leave out what has no values of its own: meta, sparse, quantised and complex tensors."""
     kept = {
-        name: tensor
+        name: tensor.detach()
         for name, tensor in tensors.items()
         if tensor.layout == torch.strided
         and tensor.device.type == "cpu"

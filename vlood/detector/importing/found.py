@@ -51,8 +51,8 @@ def lacks(checkpoint: Checkpoint, name: str, format: str) -> UsageError:
     if guess is not None and format not in guess:
         hint = f"it looks like {guess}"
     return UsageError(
-        f"{checkpoint.path}: holds no {name}, which files of the format {format} have, but {shown}; "
-        f"{hint}"
+        f"{checkpoint.path}: holds no {name}, which files of the format {format} have, but "
+        f"{shown}; {hint}"
     )
 
 

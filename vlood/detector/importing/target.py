@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlood import __version__
 from vlood.detector.importing.checkpoint import Checkpoint
 from vlood.detector.saved import Learned, SavedDetector
 from vlood.errors import UsageError
@@ -33,6 +32,7 @@ class Target:
     Attributes:
         model: what ``--model`` takes, or None where there is no model.
         cache: keeps text embeddings, or None.
+        provenance: what the provenance of what is made says first, such as a version.
     """
 
     def __init__(
@@ -42,8 +42,10 @@ class Target:
         *,
         model: str | None = None,
         cache: FeatureCache | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
+        self.provenance = dict(provenance or {})
         self.cache = cache
         self.given_classes = None if classes is None else tuple(classes)
         self._load = load
@@ -174,7 +176,7 @@ class Target:
             model_name=self.backbone.name if self.has_model else None,
             negatives=negatives,
             learned=learned,
-            provenance={"vlood": __version__, **source},
+            provenance={**self.provenance, **source},
         )
 
 
