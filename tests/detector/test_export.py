@@ -475,7 +475,7 @@ def test_coop_files_make_the_prompts_that_the_detector_has(
     saved = learned(backbone, shape, words)
     save_detector(tmp_path / "one", saved)
     told = export_detector(Request(tmp_path / "one", "coop", tmp_path / "run"))
-    assert (told["epoch"], told["ctx"]) == (5, list(shape))
+    assert (told["epoch"], told["ctx"], told["left_out"]) == (5, list(shape), [])
     place = tmp_path / "run/prompt_learner"
     assert (place / "checkpoint").read_text() == "model.pth.tar-5\n"
     read = torch.load(place / "model.pth.tar-5", weights_only=True)

@@ -367,6 +367,7 @@ def test_places_that_are_no_files(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "objects.npy")
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_a_torchscript_program_is_refused(tmp_path: Path) -> None:
     module = torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2))
     torch.jit.save(module, str(tmp_path / "ViT-B-16.pt"))

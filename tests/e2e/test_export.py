@@ -10,8 +10,10 @@ import pytest
 
 from vlood.detector.folder import save_detector
 from vlood.detector.saved import SavedDetector
+from vlood.engines.published_banks import import_bank
 from vlood.methods import registry
 from vlood.methods.contract import Detector
+from vlood.negatives.bank_folder import save_bank
 from vlood.prompts.classes import ClassName
 
 from .conftest import Vlood
@@ -84,6 +86,15 @@ def test_places_that_cannot_be_written(detector: Path, vlood: Vlood, tmp_path: P
     assert list(shut.iterdir()) == []
     folder = vlood("export", tmp_path, "-o", tmp_path / "d.tar")
     assert "neither a detector's folder nor a bank's" in folder.sentence(2)
+
+
+def test_a_bank_is_exported_as_text_alone(vlood: Vlood, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("the nice drum\nThis is a shiny photo\n")
+    bank, _ = import_bank("neglabel-txt", tmp_path / "list.txt", ())
+    save_bank(tmp_path / "bank", bank)
+    done = vlood("export", tmp_path / "bank", "-o", tmp_path / "words.npy")
+    assert "exported as txt, not npy" in done.sentence(2)
+    assert not (tmp_path / "words.npy").exists()
 
 
 @pytest.mark.slow

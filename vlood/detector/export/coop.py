@@ -45,7 +45,8 @@ def write_coop(saved: SavedDetector, backbone: Backbone, folder: Path) -> dict[s
         folder: the run's folder, replaced whole.
 
     Returns:
-        What was written: ``epoch``, the shape of ``ctx``, the position of the name.
+        What was written: ``epoch``, the shape of ``ctx``, the ``position`` of the name; and the
+        learned arrays that the layout has no place for, ``left_out``.
 
     Raises:
         UsageError: no contexts, contexts of another model, or a name that is too long.
@@ -65,13 +66,12 @@ def write_coop(saved: SavedDetector, backbone: Backbone, folder: Path) -> dict[s
         }
         torch.save(checkpoint, place / f"model.pth.tar-{epoch}")
         (partial / MARK).write_text(f"model.pth.tar-{epoch}\n", encoding="utf-8")
+    others = () if saved.learned is None else sorted(set(saved.learned.arrays) - {"ctx"})
     return {
         "epoch": epoch,
         "ctx": list(contexts.vectors.shape),
         "position": contexts.position,
-        "negative contexts left out": int(
-            "negative_ctx" in (saved.learned.arrays if saved.learned is not None else ())
-        ),
+        "left_out": list(others),
     }
 
 

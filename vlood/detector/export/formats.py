@@ -109,7 +109,7 @@ def _check_options(request: Request) -> None:
     if request.format != "txt" and request.plain:
         raise UsageError(f"--plain: goes with --format txt, not {request.format}; leave it out")
     if request.format != "hub":
-        request.target  # noqa: B018  (refuses where there is none)
+        _ = request.target  # refuses where there is none
     elif request.output is None and request.repository is None and not request.dry_run:
         raise UsageError("--format hub: give -o FOLDER, --repo ORG/NAME or --dry-run")
 

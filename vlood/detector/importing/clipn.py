@@ -91,7 +91,7 @@ def import_clipn(
         ignored=left_out(checkpoint, [*used, *_images(checkpoint)]),
         missing=tuple(missing),
         matched=f'the {variant} variant\'s "no" tower ({len(no)} tensors) was asked about '
-        f"{len(classes)} classes in {len(positives)} templates, beside the text tower of "
+        f"{len(classes)} classes by {len(positives)} template(s), beside the text tower of "
         f"{backbone.name if is_own else 'the file'}; they score with clipn",
         notes=tuple(_notes(checkpoint, target, yes is not None, is_own, keep_learned)),
     )
