@@ -7,13 +7,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
 from numpy.typing import NDArray
 
 from vlood.backbone.batches import ShrinkingBatches
 from vlood.backbone.device import Precision
 from vlood.backbone.image_features import ImageFeatures
+from vlood.backbone.library import open_clip
 from vlood.backbone.local import encode_with_local, local_refusal
 from vlood.backbone.preprocess import Preprocessing
 from vlood.backbone.text import CausalTextTower, Progress, encode_texts

@@ -14,11 +14,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import open_clip
-
 from vlood.backbone.backbone import Backbone
 from vlood.backbone.device import choose_device, choose_precision
 from vlood.backbone.hub import NotDownloadedError, fetch
+from vlood.backbone.library import open_clip
 from vlood.backbone.preprocess import Preprocessing
 from vlood.backbone.spec import DEFAULT_MODEL, ModelForm, ModelSpec
 from vlood.backbone.weights import find_weights, load_weights, read_weights, weights_digest
@@ -210,10 +209,9 @@ def _tokenizer(spec: ModelSpec, source: _Source) -> Any:
 
 
 def _preprocessing(module: Any) -> Preprocessing:
-    from open_clip.transform import PreprocessCfg, image_transform_v2
-
-    config = PreprocessCfg(**module.visual.preprocess_cfg)
-    return Preprocessing.of_transform(image_transform_v2(config, is_train=False), config.size)
+    config = open_clip.transform.PreprocessCfg(**module.visual.preprocess_cfg)
+    transform = open_clip.transform.image_transform_v2(config, is_train=False)
+    return Preprocessing.of_transform(transform, config.size)
 
 
 @contextmanager

@@ -69,7 +69,7 @@ class ModelSpec:
 
 def known_models() -> list[tuple[str, str]]:
     """Return every (architecture, tag) that ``ARCH:TAG`` accepts, in open_clip's order."""
-    import open_clip
+    from vlood.backbone.library import open_clip
 
     return [
         (architecture, tag)
@@ -93,7 +93,7 @@ def _tags_of(architecture: str) -> str:
 
 def _tags(architecture: str) -> list[str]:
     """Return the tags whose weights were trained with the architecture's own activation."""
-    import open_clip
+    from vlood.backbone.library import open_clip
 
     return [
         tag
@@ -103,7 +103,7 @@ def _tags(architecture: str) -> list[str]:
 
 
 def _require_architecture(architecture: str) -> None:
-    import open_clip
+    from vlood.backbone.library import open_clip
 
     known = open_clip.list_models()
     if architecture not in known:
@@ -114,7 +114,7 @@ def _require_architecture(architecture: str) -> None:
 
 
 def _require_tag(architecture: str, tag: str) -> None:
-    import open_clip
+    from vlood.backbone.library import open_clip
 
     twin = _twin(architecture)
     if open_clip.is_pretrained_cfg(architecture, tag):
@@ -143,7 +143,7 @@ def _right_activation(architecture: str, tag: str) -> str:
     open_clip ships each architecture in both variants and only warns on a mismatch, which costs
     several points of accuracy in silence. Where it ships just one, its configuration is the truth.
     """
-    import open_clip
+    from vlood.backbone.library import open_clip
 
     model_config = open_clip.get_model_config(architecture) or {}
     tag_config = open_clip.get_pretrained_cfg(architecture, tag)

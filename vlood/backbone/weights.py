@@ -48,12 +48,12 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         VloodError: the file is missing, damaged or holds more than tensors.
     """
-    from open_clip.factory import load_state_dict
+    from vlood.backbone.library import open_clip
 
     if not path.is_file():
         raise VloodError(f"there is no weight file {path}; check the name")
     try:
-        state = load_state_dict(str(path), device="cpu", weights_only=True)
+        state = open_clip.factory.load_state_dict(str(path), device="cpu", weights_only=True)
     except Exception as error:
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             raise VloodError(
@@ -92,10 +92,12 @@ def load_weights(module: Any, path: Path, tensors: Mapping[str, torch.Tensor], n
     Raises:
         VloodError: the weights are of another architecture; says how far they are off.
     """
-    from open_clip.factory import load_checkpoint
+    from vlood.backbone.library import open_clip
 
     try:
-        load_checkpoint(module, str(path), strict=True, weights_only=True, device="cpu")
+        open_clip.load_checkpoint(
+            module, str(path), strict=True, weights_only=True, device="cpu"
+        )
     except Exception as error:
         raise VloodError(
             f"{path} does not hold weights of {name}: {_difference(tensors, module.state_dict())}; "

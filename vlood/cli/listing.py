@@ -59,7 +59,7 @@ def models(
 
       vlood models ViT-B-16
     """
-    import open_clip
+    from vlood.backbone.library import open_clip
 
     names = ["bundled", *(f"{arch}:{tag}" for arch, tag in open_clip.list_pretrained())]
     wanted = (pattern or "").lower()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +41,13 @@ RECORD = MethodRecord(
 REMAINDERS = ("spread", "drop")
 _GROUP_SIZE = 100
 _MOST_GROUPS = 100
-# Rows are scored in pieces whose logits stay in the processor's cache.
-_LOGITS_AT_ONCE = 1 << 19
+# Cosines are multiplied for so many logits at a time, to bound the memory.
+_COSINES_AT_ONCE = 1 << 23
+# Their exponentials are summed in pieces that stay in the processor's cache.
+_LOGITS_AT_ONCE = 1 << 20
+# Below so many, starting threads costs more than they save.
+_WORTH_THREADS = 1 << 21
+_MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,7 @@ def score(detector: Detector, images: ImageFeatures) -> Scores:
     scale = np.float32(detector.logit_scale / detector.settings.temperature)
     cosines = unit @ classes.T
     mass = np.empty(len(unit))
-    at_once = max(1, _LOGITS_AT_ONCE // len(negatives))
+    at_once = max(1, _COSINES_AT_ONCE // len(negatives))
     for start in range(0, len(unit), at_once):
         rows = slice(start, start + at_once)
         mass[rows] = id_mass(cosines[rows] * scale, (unit[rows] @ negatives.T) * scale, sizes)
@@ -126,6 +133,23 @@ def id_mass(
         negative: scaled logits of the negatives [N, M], group after group.
         sizes: of the groups, in order; they sum to M.
     """
+    rows, columns = negative.shape
+    at_once = max(1, _LOGITS_AT_ONCE // columns)
+    pieces = [slice(start, start + at_once) for start in range(0, rows, at_once)]
+
+    def of(piece: slice) -> NDArray[np.float64]:
+        return _id_mass(positive[piece], negative[piece], sizes)
+
+    if rows * columns < _WORTH_THREADS:
+        return np.concatenate([np.zeros(0), *map(of, pieces)])
+    # NumPy lets go of the interpreter while it computes.
+    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
+        return np.concatenate(list(pool.map(of, pieces)))
+
+
+def _id_mass(
+    positive: NDArray[np.floating], negative: NDArray[np.floating], sizes: NDArray[np.int64]
+) -> NDArray[np.float64]:
     evidence = log_sum_exp(positive)[:, None]
     with np.errstate(over="ignore"):
         mass = 1.0 / (1.0 + np.exp(grouped_log_sum_exp(negative, sizes) - evidence))

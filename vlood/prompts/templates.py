@@ -150,6 +150,6 @@ def _check_slot(template: str, path: Path, number: int, option: str = "--templat
 
 
 def _openai_80() -> tuple[str, ...]:
-    from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
+    from vlood.backbone.library import open_clip
 
-    return tuple(template(SLOT) for template in OPENAI_IMAGENET_TEMPLATES)
+    return tuple(template(SLOT) for template in open_clip.OPENAI_IMAGENET_TEMPLATES)

@@ -214,11 +214,11 @@ def _model_config(settings: ContrastiveSettings, vocabulary_size: int) -> dict[s
 
 
 def _build(settings: ContrastiveSettings, vocabulary_size: int) -> Any:
-    from open_clip.model import CLIP
+    from vlood.backbone.library import open_clip
 
     config = _model_config(settings, vocabulary_size)
     config["vision_cfg"]["patch_dropout"] = settings.patch_dropout
-    return CLIP(**config)
+    return open_clip.model.CLIP(**config)
 
 
 def _encode_text(model: Any, tokens: torch.Tensor) -> torch.Tensor:
@@ -320,6 +320,6 @@ def _resume(
 
 @lru_cache(maxsize=1)
 def _tokenizer() -> Any:
-    import open_clip
+    from vlood.backbone.library import open_clip
 
     return open_clip.SimpleTokenizer()

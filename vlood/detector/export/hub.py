@@ -53,7 +53,7 @@ def base_model_of(model: str | None) -> str | None:
         return spec.source
     if spec.form is not ModelForm.TAG:
         return None
-    import open_clip
+    from vlood.backbone.library import open_clip
 
     known = open_clip.get_pretrained_cfg(spec.architecture, spec.source).get("hf_hub") or ""
     return "/".join(str(known).split("/")[:2]) or None

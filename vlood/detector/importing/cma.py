@@ -105,7 +105,7 @@ def import_cma(
 
 
 def _config(architecture: str) -> dict[str, Any]:
-    import open_clip
+    from vlood.backbone.library import open_clip
 
     config = open_clip.get_model_config(architecture)
     if config is None:
@@ -118,7 +118,7 @@ def _config(architecture: str) -> dict[str, Any]:
 
 def _expected(architecture: str) -> dict[str, torch.Size]:
     """Return the names and shapes of an architecture's tensors, without making any."""
-    import open_clip
+    from vlood.backbone.library import open_clip
 
     try:
         with quiet_libraries(), torch.device("meta"):
