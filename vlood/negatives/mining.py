@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 RULES = ("linear", "index")
 ORDERS = ("nouns-first", "adjectives-first")
 
+# Candidates looked at beyond those that are needed, in the hope that no second look is.
+_MORE = 1024
+
 Progress = Callable[[int, int], None]
 
 
@@ -165,25 +168,33 @@ class _Filters:
 
         Only as much of the ranking is looked at as is needed, so a large corpus costs no more.
         """
-        if count == 0:
-            return ranking[:0], []
-        leaks: dict[int, Dropped] = {}
+        kept = _Kept(self.settings.near_duplicate)
+        reasons: dict[int, Dropped] = {}
         looked_at = 0
-        while True:
-            more = max(256, count // 4) if looked_at else count + max(256, count // 4)
-            fresh = ranking[looked_at : looked_at + more]
-            leaks.update(self._leaks(fresh))
+        while len(kept) < count and looked_at < len(ranking):
+            fresh = ranking[looked_at : looked_at + count - len(kept) + _MORE]
             looked_at += len(fresh)
-            clean = [row for row in ranking[:looked_at].tolist() if row not in leaks]
-            kept, doubled = self._distinct(np.array(clean, np.int64), count)
-            if len(kept) >= count or looked_at == len(ranking):
-                break
-        kept = kept[:count]
+            leaks = self._leaks(fresh)
+            clean = np.array([row for row in fresh.tolist() if row not in leaks], np.int64)
+            doubles = kept.add(clean, self._unit_rows(clean), count)
+            reasons |= leaks
+            terms = self.corpus.terms
+            for row, other in doubles.items():
+                reasons[row] = Dropped(terms[row], "near-duplicate", terms[other])
         # What lies beyond the last one kept was looked at, but nothing was decided of it.
-        last = kept[-1] if len(kept) == count else ranking[-1]
-        passed = ranking[: int(np.flatnonzero(ranking == last)[0]) + 1].tolist()
-        reasons = {**doubled, **leaks}
-        return kept, [reasons[row] for row in passed if row in reasons]
+        last = kept.rows[-1] if len(kept) == count and count else -1
+        passed: list[Dropped] = []
+        for row in ranking[:looked_at].tolist():
+            if row in reasons:
+                passed.append(reasons[row])
+            if row == last:
+                break
+        return np.array(kept.rows, np.int64), passed
+
+    def _unit_rows(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+        if self.settings.near_duplicate is None or not len(chosen):
+            return np.zeros((len(chosen), 0), np.float32)
+        return unit(np.asarray(self.rows[chosen], np.float32))
 
     def _leaks(self, ranking: NDArray[np.int64]) -> dict[int, Dropped]:
         if not self.settings.leaks or not len(ranking):
@@ -204,20 +215,56 @@ class _Filters:
             for leak in found
         }
 
-    def _distinct(
-        self, ranking: NDArray[np.int64], count: int
-    ) -> tuple[NDArray[np.int64], dict[int, Dropped]]:
-        """Return the first ``count`` rows that are no near duplicates of those before them."""
-        cosine = self.settings.near_duplicate
-        if cosine is None or not len(ranking):
-            return ranking, {}
-        found = keep_distinct(unit(np.asarray(self.rows[ranking], np.float32)), count, cosine)
-        terms = self.corpus.terms
-        dropped = {
-            int(ranking[row]): Dropped(terms[ranking[row]], "near-duplicate", terms[ranking[kept]])
-            for row, kept in found.duplicate_of.items()
+
+class _Kept:
+    """Candidates kept so far; with a cosine, none of them lies as close as that to another."""
+
+    def __init__(self, cosine: float | None) -> None:
+        self.rows: list[int] = []
+        self._cosine = cosine
+        self._features: list[NDArray[np.float32]] = []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def add(
+        self, candidates: NDArray[np.int64], features: NDArray[np.float32], count: int
+    ) -> dict[int, int]:
+        """Keep candidates until there are ``count``; return those left out, and for which.
+
+        Args:
+            candidates: their row numbers [n], best first.
+            features: their unit rows [n, D].
+            count: how many to keep in all.
+        """
+        room = count - len(self)
+        if self._cosine is None:
+            self.rows.extend(candidates[:room].tolist())
+            return {}
+        doubles = {
+            int(candidates[place]): self.rows[other]
+            for place, other in self._near(features).items()
         }
-        return ranking[found.kept], dropped
+        new = np.array([row not in doubles for row in candidates.tolist()], bool)
+        fresh, fresh_features = candidates[new], features[new]
+        found = keep_distinct(fresh_features, room, self._cosine)
+        for place, other in found.duplicate_of.items():
+            doubles[int(fresh[place])] = int(fresh[other])
+        self.rows.extend(fresh[found.kept].tolist())
+        self._features.append(fresh_features[found.kept])
+        return doubles
+
+    def _near(self, features: NDArray[np.float32]) -> dict[int, int]:
+        """Find the candidates that lie close to one that is kept, and which."""
+        if not self.rows:
+            return {}
+        held = np.concatenate(self._features)
+        near: dict[int, int] = {}
+        for start in range(0, len(features), _MORE):
+            close = features[start : start + _MORE] @ held.T >= np.float32(self._cosine or 0)
+            for place in np.flatnonzero(close.any(axis=1)).tolist():
+                near[start + place] = int(close[place].argmax())
+        return near
 
 
 def _nothing_left(corpus: Corpus, settings: MiningSettings, dropped: Sequence[Dropped]) -> str:
