@@ -43,6 +43,26 @@ class Result:
 
 
 Vlood = Callable[..., Result]
+Many = Callable[..., list[Result]]
+
+# Runs several commands in one process: loading the model's libraries takes most of the time.
+_MANY = """
+import contextlib, io, json, os, sys
+from vlood.cli import main
+os._exit = sys.exit
+results = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["vlood", *arguments]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+    results.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(results))
+"""
 
 
 def command() -> str:
@@ -106,6 +126,24 @@ def vlood(environment: dict[str, str]) -> Vlood:
             (done.stdout or b"").decode("utf-8", "surrogateescape"),
             done.stderr.decode("utf-8", "surrogateescape"),
         )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def many(environment: dict[str, str]) -> Many:
+    """Return a function that runs several commands, one after another in one process."""
+
+    def run(*commands: Sequence[str | Path], **options: Any) -> list[Result]:
+        done = subprocess.run(
+            [sys.executable, "-c", _MANY, json.dumps([list(map(str, one)) for one in commands])],
+            capture_output=True,
+            env=environment,
+            timeout=120,
+            **options,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        return [Result(*each) for each in json.loads(done.stdout)]
 
     return run
 

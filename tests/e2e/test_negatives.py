@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
-from .conftest import Result, Vlood
+from .conftest import Many, Result, Vlood
 from .test_bad_inputs import modes_are_obeyed, obey_permissions
 
 WORLD = ("--model", "bundled", "--classes", "world")
@@ -26,47 +26,9 @@ FILES = ("README.md", "bank.json", "dropped.parquet", "embeddings.safetensors", 
          "negatives.parquet")  # fmt: skip
 PUBLISHED = "the nice drum\nThis is a shiny photo\nthe nice flute\nthe nice drum\n"
 
-Many = Callable[..., "list[Result]"]
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX terminals and signals")
-
-# Runs several commands in one process: loading the model's libraries takes most of the time.
-_MANY = """
-import contextlib, io, json, os, sys
-from vlood.cli import main
-os._exit = sys.exit
-results = []
-for arguments in json.loads(sys.argv[1]):
-    sys.argv = ["vlood", *arguments]
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-    results.append([code, out.getvalue(), err.getvalue()])
-print(json.dumps(results))
-"""
-
-
-@pytest.fixture(scope="session")
-def many(environment: dict[str, str]) -> Many:
-    """Return a function that runs several commands, one after another in one process."""
-
-    def run(*commands: Sequence[str | Path], **options: Any) -> list[Result]:
-        done = subprocess.run(
-            [sys.executable, "-c", _MANY, json.dumps([list(map(str, one)) for one in commands])],
-            capture_output=True,
-            env=environment,
-            timeout=120,
-            **options,
-        )
-        assert done.returncode == 0, done.stderr.decode()
-        return [Result(*each) for each in json.loads(done.stdout)]
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -14,25 +14,24 @@ import torch.nn.functional as F
 
 def local_refusal(visual: Any) -> str | None:
     """Return why an open_clip image tower has no local features, in a sentence, or None."""
-    from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
-    from open_clip.timm_model import TimmModel
-    from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+    from vlood.backbone.library import open_clip
 
     ask = "use an OpenAI-style ViT or ResNet, or a method without local features"
-    if isinstance(visual, ModifiedResNet):
-        if isinstance(visual.attnpool, AttentionPool2d):
+    if isinstance(visual, open_clip.modified_resnet.ModifiedResNet):
+        if isinstance(visual.attnpool, open_clip.modified_resnet.AttentionPool2d):
             return None
         return f"this ResNet has lost its attention pooling and with it the value path; {ask}"
-    if isinstance(visual, TimmModel):
+    if isinstance(visual, open_clip.timm_model.TimmModel):
         return f"timm image towers have no value path to local features; {ask}"
-    if not isinstance(visual, VisionTransformer):
+    if not isinstance(visual, open_clip.transformer.VisionTransformer):
         return f"a {type(visual).__name__} image tower has no value path to local features; {ask}"
     if visual.attn_pool is not None:
         return f"this ViT pools by attention (as CoCa does): no value path to local features; {ask}"
     if visual.pool_type not in ("tok", "avg"):
         return f"this ViT does not pool its tokens: no value path to local features; {ask}"
     block = visual.transformer.resblocks[-1]
-    if type(block) is not ResidualAttentionBlock or not visual.transformer.batch_first:
+    usual = open_clip.transformer.ResidualAttentionBlock
+    if type(block) is not usual or not visual.transformer.batch_first:
         return f"the blocks of this ViT are not CLIP's: no value path to local features; {ask}"
     return None
 

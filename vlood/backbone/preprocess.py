@@ -101,13 +101,14 @@ class Preprocessing:
 
 def _refuse_long_strip(step: Any, image: Image.Image) -> None:
     """Refuse an image whose long side would explode, or whose short side vanish, by resizing."""
-    from open_clip.transform import ResizeKeepRatio
     from torchvision.transforms import Resize
+
+    from vlood.backbone.library import open_clip
 
     width, height = image.size
     if type(step) is Resize and isinstance(step.size, int):
         scale = step.size / min(width, height)
-    elif type(step) is ResizeKeepRatio:
+    elif type(step) is open_clip.transform.ResizeKeepRatio:
         rows, columns = step.size
         ratios = (height / rows, width / columns)
         scale = 1 / (max(ratios) * step.longest + min(ratios) * (1 - step.longest))
@@ -122,20 +123,22 @@ def _refuse_long_strip(step: Any, image: Image.Image) -> None:
 
 def _tell(step: Any) -> str | None:
     """Describe one step on a PIL image, or None when it is not one that open_clip makes."""
-    from open_clip.transform import CenterCropOrPad, MaybeConvertMode, ResizeKeepRatio
     from torchvision.transforms import CenterCrop, Resize
+
+    from vlood.backbone.library import open_clip
 
     kind = type(step)
     if kind is Resize and step.max_size is None:
         return f"resize {_join(step.size)} {step.interpolation.value}"
-    if kind is ResizeKeepRatio and step.random_scale_prob == step.random_aspect_prob == 0:
+    keeps_ratio = kind is open_clip.transform.ResizeKeepRatio
+    if keeps_ratio and step.random_scale_prob == step.random_aspect_prob == 0:
         how = getattr(step.interpolation, "value", step.interpolation)
         return f"resize keeping ratio {_join(step.size)} longest={step.longest:g} {how}"
     if kind is CenterCrop:
         return f"centre crop {_join(step.size)}"
-    if kind is CenterCropOrPad:
+    if kind is open_clip.transform.CenterCropOrPad:
         return f"centre crop or pad {_join(step.size)} fill={step.fill}"
-    if kind is MaybeConvertMode and step.mode == "RGB":
+    if kind is open_clip.transform.MaybeConvertMode and step.mode == "RGB":
         return "rgb"
     return None
 

@@ -95,9 +95,7 @@ def load_weights(module: Any, path: Path, tensors: Mapping[str, torch.Tensor], n
     from vlood.backbone.library import open_clip
 
     try:
-        open_clip.load_checkpoint(
-            module, str(path), strict=True, weights_only=True, device="cpu"
-        )
+        open_clip.load_checkpoint(module, str(path), strict=True, weights_only=True, device="cpu")
     except Exception as error:
         raise VloodError(
             f"{path} does not hold weights of {name}: {_difference(tensors, module.state_dict())}; "

@@ -129,7 +129,8 @@ def calibrate(
         made = calibrated(saved, told(), tpr=tpr, per_class=per_class, data={"id": id_inputs})
     calibration = made.calibration
     assert calibration is not None
-    for sentence in warnings_of(calibration, classes=len(saved.classes)):
+    made_of = saved.provenance.get("training_digest")
+    for sentence in warnings_of(calibration, made_of, classes=len(saved.classes)):
         warn(sentence, quiet=quiet)
     save_detector(output or detector, made)
     if sys.stdout.isatty():

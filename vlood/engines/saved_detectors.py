@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
 from vlood import __version__
-from vlood.detector.calibration import Calibration, calibrate
+from vlood.detector.calibration import Calibration, calibrate, set_digest
 from vlood.detector.saved import SavedDetector
 from vlood.engines.detectors import Fitted
 from vlood.engines.mining import Encoder
@@ -52,15 +53,25 @@ def calibrated(
         UsageError: no image could be read.
     """
     scores, predicted, unreadable, labels = [], [], 0, set()
+    contents: list[bytes] = []
     for batch in batches:
         scores.append(batch.scores[0].score)
         predicted.append(batch.scores[0].label)
+        contents.extend(
+            blake2b(row.tobytes(), digest_size=16).digest() for row in batch.features.raw
+        )
         unreadable += len(batch.errors)
         labels |= {label for label in batch.labels if label is not None}
     values = np.concatenate([np.zeros(0), *scores])
     if not len(values):
         raise UsageError("--id: none of the images could be read")
-    about = {"unreadable": unreadable, "labels": len(labels), **(data or {})}
+    about = {
+        "images": len(values),
+        "unreadable": unreadable,
+        "labels": len(labels),
+        "digest": set_digest(contents),
+        **(data or {}),
+    }
     found: Calibration = calibrate(
         values,
         np.concatenate([np.zeros(0, np.int64), *predicted]),
