@@ -9,6 +9,7 @@ import typer
 from vlood import __version__
 from vlood.cli import (
     apply,
+    bench,
     cache,
     calibrate,
     corpora,
@@ -68,6 +69,7 @@ app.command(rich_help_panel="Negatives")(corpora.corpora)
 app.command(rich_help_panel="Tune")(tune.tune)
 app.command(rich_help_panel="Tune")(calibrate.calibrate)
 app.command("eval", rich_help_panel="Evaluate")(evaluate.evaluate)
+app.command(rich_help_panel="Evaluate")(bench.bench)
 app.command("import", rich_help_panel="Share")(import_.import_)
 app.command(rich_help_panel="Share")(export.export)
 app.command(rich_help_panel="Share")(apply.apply)

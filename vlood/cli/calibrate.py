@@ -17,11 +17,7 @@ from vlood.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vlood.backbone.backbone import Backbone
-    from vlood.cli.prepare import ModelOptions, ReadOptions, Source
-    from vlood.detector.saved import SavedDetector
     from vlood.engines.scoring import ScoredBatch
-    from vlood.features.cache import FeatureCache
 
 
 @guarded
@@ -81,6 +77,7 @@ def calibrate(
         load_model,
         open_cache,
         open_detector,
+        scored,
         sources_of,
     )
     from vlood.detector.calibration import describe, warnings_of
@@ -119,7 +116,7 @@ def calibrate(
         check_width(source.embeddings, source.inputs, saved.width)
     total = source.count(read) if sys.stderr.isatty() and not quiet else None
     with progress("calibrating", total, quiet=quiet) as bar:
-        batches = _scored(saved, source, backbone, run, read, open_cache(run))
+        batches = scored(source, [saved.detector], backbone, run, read, open_cache(run))
 
         def told() -> Iterator[ScoredBatch]:
             for batch in batches:
@@ -147,23 +144,3 @@ def calibrate(
         "per_class": len(calibration.per_class),
     }
     sys.stdout.write(json.dumps(facts) + "\n")
-
-
-def _scored(
-    saved: SavedDetector,
-    source: Source,
-    backbone: Backbone | None,
-    run: ModelOptions,
-    read: ReadOptions,
-    store: FeatureCache | None,
-) -> Iterator[ScoredBatch]:
-    from vlood.cli.prepare import stream_settings
-    from vlood.engines.scoring import score_embeddings, score_images
-
-    if source.embeddings is not None:
-        for one in source.embeddings:
-            yield from score_embeddings(one, [saved.detector])
-        return
-    assert backbone is not None
-    settings = stream_settings(run, read)
-    yield from score_images(source.items(read), backbone, [saved.detector], settings, cache=store)

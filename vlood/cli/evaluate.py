@@ -16,15 +16,12 @@ from vlood.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from vlood.backbone.backbone import Backbone
-    from vlood.cli.prepare import ModelOptions, ReadOptions, Source
+    from vlood.cli.prepare import Source
     from vlood.detector.saved import SavedDetector
     from vlood.engines.evaluating import SetScores
     from vlood.engines.scoring import ScoredBatch
     from vlood.evaluation.metrics import FprMode
     from vlood.evaluation.results import ResultRow
-    from vlood.features.cache import FeatureCache
-    from vlood.methods.contract import Detector
 
 _PANEL = "Classes and method"
 
@@ -148,6 +145,7 @@ def evaluate(
         open_cache,
         open_detector,
         refuse_with_detector,
+        scored,
         sources_of,
         split_names,
     )
@@ -235,14 +233,15 @@ def evaluate(
     named_classes = wanted.side.classes or tuple(map(ClassName.of, detectors[0].class_names))
     index = label_lookup(named_classes)
 
-    def scored(source: Source, label: str) -> SetScores:
+    def scores_of(source: Source, label: str) -> SetScores:
         total = source.count(read) if sys.stderr.isatty() and not quiet else None
         with progress(label, total, quiet=quiet) as bar:
-            batches = _scored(source, own, backbone, run, read, store, bar.advance)
-            return collect_scores(batches, len(own), index, keep_features=streaming)
+            batches = scored(source, own, backbone, run, read, store)
+            told = _told(batches, bar.advance)
+            return collect_scores(told, len(own), index, keep_features=streaming)
 
     id_name = _set_name(id_inputs[0])
-    id_set = scored(known, f"ID {id_name}")
+    id_set = scores_of(known, f"ID {id_name}")
     unmatched = id_set.labelled - int((id_set.true >= 0).sum())
     if unmatched:
         warn(
@@ -250,7 +249,7 @@ def evaluate(
             "accuracy is over the others",
             quiet=quiet,
         )
-    ood_scores = {named: scored(source, f"OOD {named[1]}") for named, source in sets.items()}
+    ood_scores = {named: scores_of(source, f"OOD {named[1]}") for named, source in sets.items()}
     comparisons = compare(
         detectors, id_set, ood_scores, names=names, batch_size=batch_size, seed=seed
     )
@@ -326,25 +325,8 @@ def _with_labels(source: Source, path: Path) -> Source:
     return replace(source, embeddings=[replace(stored, labels=labels)])
 
 
-def _scored(
-    source: Source,
-    detectors: list[Detector],
-    backbone: Backbone | None,
-    run: ModelOptions,
-    read: ReadOptions,
-    store: FeatureCache | None,
-    advance: Callable[[int], None],
-) -> Iterator[ScoredBatch]:
-    from vlood.cli.prepare import stream_settings
-    from vlood.engines.scoring import score_embeddings, score_images
-
-    if source.embeddings is not None:
-        for one in source.embeddings:
-            yield from score_embeddings(one, detectors)
-        return
-    assert backbone is not None
-    items = source.items(read)
-    for batch in score_images(items, backbone, detectors, stream_settings(run, read), cache=store):
+def _told(batches: Iterator[ScoredBatch], advance: Callable[[int], None]) -> Iterator[ScoredBatch]:
+    for batch in batches:
         advance(len(batch.ids))
         yield batch
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vlood.engines.detectors import Fitted, TextSide
     from vlood.engines.mining import Encoder
     from vlood.engines.negatives import NegativesChoice
+    from vlood.engines.scoring import ScoredBatch, Scorer
     from vlood.features.cache import FeatureCache
     from vlood.features.embeddings import Embeddings
     from vlood.features.stream import StreamSettings
@@ -219,6 +220,26 @@ def stream_settings(options: ModelOptions, read: ReadOptions) -> StreamSettings:
         workers=options.workers or min(16, os.cpu_count() or 1),
         decode=DecodeSettings(fast=read.fast_decode, background=_colour(read.background)),
     )
+
+
+def scored(
+    source: Source,
+    detectors: Sequence[Detector] | Scorer,
+    backbone: Backbone | None,
+    options: ModelOptions,
+    read: ReadOptions,
+    cache: FeatureCache | None,
+) -> Iterator[ScoredBatch]:
+    """Yield the scored batches of a source, whichever it holds; images need the backbone."""
+    from vlood.engines.scoring import score_embeddings, score_images
+
+    if source.embeddings is not None:
+        for one in source.embeddings:
+            yield from score_embeddings(one, detectors)
+        return
+    assert backbone is not None
+    settings = stream_settings(options, read)
+    yield from score_images(source.items(read), backbone, detectors, settings, cache=cache)
 
 
 def split_names(values: Sequence[str]) -> list[str]:
