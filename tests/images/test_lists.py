@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlood.errors import ImageError, UsageError
-from vlood.images.lists import parse_label
+from vlood.images.lists import parse_label, read_list, split_joined
 from vlood.images.sources import find_images
 
 
@@ -72,6 +72,37 @@ def test_a_leading_slash_with_a_root_is_rejected(tmp_path):
     )
     with pytest.raises(ImageError, match="line 2 of"):
         items[1].read()
+
+
+def test_joined_lists_are_read_one_after_the_other(tmp_path):
+    one = write(tmp_path / "one" / "a.txt", "a.jpg 1\nb.jpg -1\n")
+    two = write(tmp_path / "two" / "b.txt", "c.jpg {'label': 2}\n")
+    images = tmp_path / "images"
+    items = list(read_list(f"{one}///{two}", images))
+    assert [(item.path, item.label) for item in items] == [
+        (f"{images}/a.jpg", "1"),
+        (f"{images}/b.jpg", None),
+        (f"{images}/c.jpg", "2"),
+    ]
+    paths = [item.path for item in read_list(f"{one}///{two}", None)]
+    assert paths == [f"{one.parent}/a.jpg", f"{one.parent}/b.jpg", f"{two.parent}/c.jpg"]
+    with pytest.raises(UsageError, match=r"none\.txt is not a regular file"):
+        list(read_list(f"{one}///{tmp_path}/none.txt", images))
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a.txt///b.csv///c.JSONL", ["a.txt", "b.csv", "c.JSONL"]),
+        ("/x/a.txt////y/b.txt", ["/x/a.txt", "/y/b.txt"]),
+        ("a.txt", ["a.txt"]),
+        ("lists///a.txt", ["lists///a.txt"]),
+        ("a.txt///", ["a.txt///"]),
+        ("", [""]),
+    ],
+)
+def test_only_lists_are_taken_apart(text, parts):
+    assert split_joined(text) == parts
 
 
 def test_absolute_and_current_folder_paths(tmp_path, monkeypatch):
