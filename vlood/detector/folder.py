@@ -228,7 +228,9 @@ def _read_negatives(path: Path, count: int, where: str) -> tuple[NegativeRow, ..
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path / NEGATIVES_FILE, columns=list(_COLUMNS))
+        # Not `read_table`, which would import Arrow's machinery for whole data sets.
+        with pq.ParquetFile(path / NEGATIVES_FILE) as file:
+            table = file.read(columns=list(_COLUMNS))
         rows = tuple(NegativeRow.stored(row) for row in table.to_pylist())
     except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
         raise _damaged(where, f"{NEGATIVES_FILE} cannot be read") from error
