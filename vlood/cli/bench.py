@@ -154,7 +154,7 @@ def _print_statuses(statuses: list[SetStatus], as_json: bool) -> None:
             sys.stdout.write(json.dumps(record) + "\n")
             continue
         rows = f" ({one.rows:,} images)" if one.state == "present" else f": {one.problem}"
-        sys.stdout.write(_shown(f"{one.state}  {one.set.group} {one.set.name}{rows}") + "\n")
+        sys.stdout.write(_shown(f"{one.state} {one.set.group} {one.set.name}{rows}") + "\n")
         if one.state != "present":
             sys.stdout.write(f"    expected: {_shown(one.how)}\n")
             sys.stdout.write(f"    licence: {_shown(one.set.licence)}\n")
@@ -174,10 +174,10 @@ def _print_built(built: list[BuiltList], as_json: bool) -> None:
             }
             sys.stdout.write(json.dumps(record) + "\n")
         elif one.path is not None:
-            line = f"written  {one.set.group} {one.set.name}: {one.path} ({one.rows:,} images)"
+            line = f"written {one.set.group} {one.set.name}: {one.path} ({one.rows:,} images)"
             sys.stdout.write(_shown(line) + "\n")
         else:
-            line = f"not made  {one.set.group} {one.set.name}: {one.refused}"
+            line = f"not made {one.set.group} {one.set.name}: {one.refused}"
             sys.stdout.write(_shown(line) + "\n")
 
 

@@ -87,20 +87,19 @@ def _as_dict(method: Method) -> dict[str, object]:
 def _print_table(chosen: list[Method]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("method", "needs", "trains", "score", "paper", "mark"):
-        table.add_column(column, overflow="fold")
+    table.add_column("method", no_wrap=True)
+    table.add_column("score, needs, paper")
     for method in chosen:
         record = method.record
-        table.add_row(
-            record.name,
-            ", ".join(record.needs),
-            "yes" if record.trains else "no",
-            record.score_note,
-            f"{record.venue} {record.year}",
-            record.stream,
-        )
+        facts = [f"needs {', '.join(record.needs)}", f"{record.venue} {record.year}"]
+        facts += ["trained elsewhere"] * record.trains
+        # The mark stands apart: it is what a reader must not miss.
+        mark = Text(f"; {record.stream}" if record.stream else "", style="bold")
+        note = Text(record.score_note + "\n").append(Text("; ".join(facts), style="dim"))
+        table.add_row(record.name, note.append(mark))
     console = Console(highlight=False)
     console.print(table)
     if any(method.record.stream for method in chosen):

@@ -71,7 +71,20 @@ def show(
         return
     width = max(len(name) for name in facts)
     for name, value in facts.items():
-        sys.stdout.write(f"{name:<{width}}  {value}\n")
+        sys.stdout.write(f"{name:<{width}}  {_plain(value)}\n")
+
+
+def _plain(value: Any) -> str:
+    """Show a value to a person."""
+    from vlood.engines.records import printable
+
+    if value is None or value == [] or value == {}:
+        return "-"
+    if isinstance(value, dict):
+        return printable(", ".join(f"{key} {_plain(inner)}" for key, inner in value.items()))
+    if isinstance(value, list):
+        return printable(", ".join(map(_plain, value[:20])) + (" ..." if len(value) > 20 else ""))
+    return printable(str(value))
 
 
 def _detector(path: Path) -> dict[str, Any]:

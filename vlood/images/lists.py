@@ -1,7 +1,8 @@
 """Images named by lists: `.txt`, `.csv`, `.jsonl` files, and paths on standard input.
 
 OpenOOD's image lists (`path label` a line, split at the first space; the label is an integer, -1
-for out-of-distribution, or a mapping literal) are read as they are.
+for out-of-distribution, or a mapping literal) are read as they are. Several lists joined by `///`
+are one.
 """
 
 # Paths stay the text the user gave, which pathlib would rewrite.
@@ -21,6 +22,9 @@ from vlood.errors import UsageError
 from vlood.images.item import ImageItem
 
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".jsonl"})
+JOIN = "///"
+"""What OpenOOD-VLM writes between the lists that make up one set."""
+
 _MAX_LITERAL = 10_000
 
 
@@ -29,12 +33,28 @@ def read_list(path: str, root: Path | None) -> Iterator[ImageItem]:
 
     Relative paths start at `root` when given, else at the list's own folder (or at the current
     folder, for a path that exists only there). A line that names no path becomes one unreadable
-    item, so that no record is lost.
+    item, so that no record is lost. Lists joined by `///` are read one after the other.
 
     Raises:
         UsageError: the list cannot be read, has no `path` column, or is compressed or binary.
 
     """
+    for part in split_joined(path):
+        yield from _read_one(part, root)
+
+
+def split_joined(text: str) -> list[str]:
+    """Return the lists of a text like `a.txt///b.txt`; any other path is itself alone.
+
+    Only text that gives the name of a list on both sides of every `///` is taken apart, so that a
+    path with some slashes too many stays a path.
+    """
+    parts = text.split(JOIN)
+    joined = all(os.path.splitext(part)[1].lower() in LIST_SUFFIXES for part in parts)
+    return parts if joined else [text]
+
+
+def _read_one(path: str, root: Path | None) -> Iterator[ImageItem]:
     if not os.path.isfile(path):
         raise UsageError(f"the list {path} is not a regular file; give a file of paths")
     places = _Places(root, os.path.dirname(path))
