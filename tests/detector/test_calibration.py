@@ -14,22 +14,17 @@ from numpy.typing import NDArray
 
 from vlood.detector.calibration import (
     KEPT_SCORES,
-    LABELS,
-    SCORES,
     Calibration,
-    arrays,
     calibrate,
-    describe,
-    from_stored,
     overlap,
     p_values,
     set_digest,
     significant,
     threshold_at_alpha,
     thresholds_for,
-    to_json,
-    warnings_of,
 )
+from vlood.detector.calibration_report import describe, warnings_of
+from vlood.detector.stored_calibration import LABELS, SCORES, arrays, from_stored, to_json
 from vlood.engines.records import rounded
 from vlood.errors import UsageError
 

@@ -80,7 +80,7 @@ def calibrate(
         scored,
         sources_of,
     )
-    from vlood.detector.calibration import describe, warnings_of
+    from vlood.detector.calibration_report import describe, warnings_of
     from vlood.detector.folder import check_new, save_detector
     from vlood.detector.saved import check_backbone
     from vlood.engines.saved_detectors import calibrated

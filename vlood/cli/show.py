@@ -88,8 +88,9 @@ def _plain(value: Any) -> str:
 
 
 def _detector(path: Path) -> dict[str, Any]:
-    from vlood.detector.calibration import describe, to_json
+    from vlood.detector.calibration_report import describe
     from vlood.detector.folder import load_detector
+    from vlood.detector.stored_calibration import to_json
 
     saved = load_detector(path)
     piped = not sys.stdout.isatty()

@@ -34,18 +34,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vlood.detector.calibration_fields import MOST_IMAGES, checked_data
 from vlood.detector.threshold import threshold_from_id
 from vlood.errors import UsageError
 
 KEPT_SCORES = 20_000
 """Above this many calibration scores a grid of this many is kept, unless classes are compared."""
 
-SCORES, LABELS = "calibration.scores", "calibration.labels"
-
-_SIGNIFICANT_DIGITS = 7
-_FEW_IMAGES = 100
-_MOST_IMAGES = 10**12
-_COUNTS = ("images", "unreadable", "labels", "predicted_classes")
+SIGNIFICANT_DIGITS = 7
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +87,7 @@ class Calibration:
 def significant(values: ArrayLike) -> NDArray[np.float64]:
     """Round scores of any shape to seven significant digits, exactly as records show them."""
     given = np.asarray(values, dtype=np.float64)
-    texts = (f"{value:.{_SIGNIFICANT_DIGITS}g}" for value in given.ravel().tolist())
+    texts = (f"{value:.{SIGNIFICANT_DIGITS}g}" for value in given.ravel().tolist())
     return np.fromiter((float(text) for text in texts), np.float64, given.size).reshape(given.shape)
 
 
@@ -122,7 +118,7 @@ def calibrate(
     values = significant(_one_a_row(scores, "calibration scores"))
     overall = threshold_from_id(values, tpr)
     n = int(values.size)
-    facts = _checked_data({} if data is None else data)
+    facts = checked_data({} if data is None else data)
     classes = None if predicted is None else _classes(predicted, n)
     if classes is not None:
         facts["predicted_classes"] = int(np.unique(classes).size)
@@ -136,8 +132,8 @@ def calibrate(
     if per_class and classes is not None:
         order = np.lexsort((classes, values))
         kept, labels = values[order], classes[order]
-        least = _least_images(tpr)
-        for number, of_class in _by_class(kept, labels):
+        least = least_images(tpr)
+        for number, of_class in by_class(kept, labels):
             if of_class.size >= least:
                 thresholds[number] = threshold_from_id(of_class, tpr).value
     else:
@@ -181,7 +177,7 @@ def p_values(
         return found
     classes = _classes(predicted, values.size)
     wanted = set(np.unique(classes).tolist())
-    for number, of_class in _by_class(calibration.scores, calibration.labels):
+    for number, of_class in by_class(calibration.scores, calibration.labels):
         if number in wanted:
             rows = classes == number
             found[rows] = _compare(of_class, of_class.size, values[rows])
@@ -204,14 +200,14 @@ def threshold_at_alpha(
     Raises:
         UsageError: alpha is out of range, or there are too few calibration images for it.
     """
-    if not 1 / _MOST_IMAGES <= alpha < 1:
+    if not 1 / MOST_IMAGES <= alpha < 1:
         raise UsageError(f"alpha is {alpha}; expected a share above 0 and below 1, such as 0.05")
     scores, n, whose = calibration.scores, calibration.n, ""
     if predicted is not None and calibration.labels is not None:
         of_class = scores[calibration.labels == predicted]
         if of_class.size:
             scores, n, whose = of_class, int(of_class.size), f" of class {predicted}"
-    levels = _levels(scores.size, n)
+    levels = p_value_levels(scores.size, n)
     place = int(np.searchsorted(levels[:-1], alpha, side="right"))
     if place:
         return float(scores[place - 1])
@@ -255,156 +251,6 @@ def overlap(train_digests: Collection[Hashable], calibration_digests: Collection
     return len(set(train_digests) & set(calibration_digests))
 
 
-def warnings_of(
-    calibration: Calibration,
-    training_digest: str | None = None,
-    *,
-    shared_images: int = 0,
-    classes: int | None = None,
-) -> list[str]:
-    """Return sentences on what makes a calibration doubtful; none if nothing does.
-
-    Args:
-        calibration: what to judge.
-        training_digest: :func:`set_digest` of the images the detector was trained on.
-        shared_images: the :func:`overlap` with them.
-        classes: how many the detector has; with a single one it can predict no other.
-    """
-    told = []
-    n, target = calibration.n, calibration.target_tpr
-    if n < _FEW_IMAGES:
-        told.append(
-            f"{_count(n, 'calibration image')} set the threshold, so its true rate is uncertain "
-            f"({_interval(calibration)}); use {_FEW_IMAGES} or more."
-        )
-    least = _least_images(target)
-    if n < least:
-        more = f"; use {int(least):,} or more" if math.isfinite(least) else ""
-        told.append(
-            f"A target of {_percent(target, 4)} puts the threshold at the lowest score of "
-            f"{_count(n, 'image')}, which one odd image can move{more}."
-        )
-    digest = calibration.data.get("digest")
-    if training_digest is not None and digest == training_digest:
-        told.append(
-            "The calibration images are the training images, on which scores run high; "
-            "calibrate with images the detector has not seen."
-        )
-    elif shared_images > 0:
-        told.append(
-            f"{_count(shared_images, 'calibration image')} of {n:,} also trained the detector, and "
-            "scores run high on those; leave them out."
-        )
-    if classes != 1 and n > 1:
-        for name, what in (("predicted_classes", "are predicted as"), ("labels", "are of")):
-            if calibration.data.get(name) == 1:
-                told.append(
-                    f"All calibration images {what} one class, so nothing is known of how the "
-                    "others score; add images of every class."
-                )
-                break
-    if calibration.labels is not None:
-        alone = int((np.unique(calibration.labels, return_counts=True)[1] == 1).sum())
-        if alone > 0.01 * (n + 1):
-            told.append(
-                f"{_count(alone, 'calibration image')} of {n:,} had a predicted class of their "
-                "own, so classes without any are to be expected, whose p-values compare with all "
-                "images; add images of the rare classes."
-            )
-    return told
-
-
-def describe(calibration: Calibration) -> str:
-    """Say in a few plain sentences what was calibrated and how far to trust it."""
-    told = [
-        f"Images that score below {calibration.threshold:.{_SIGNIFICANT_DIGITS}g} are called OOD.",
-        f"Of {_count(calibration.n, 'known image')} {_percent(calibration.tpr)} "
-        f"{'reaches' if calibration.n == 1 else 'reach'} it; on new ones of the same kind expect "
-        f"{_interval(calibration)} (95 % interval).",
-    ]
-    if calibration.labels is None:
-        smallest = float(_levels(calibration.scores.size, calibration.n)[0])
-        told.append(f"The smallest p-value is {smallest:.2g}.")
-    else:
-        seen = int(np.unique(calibration.labels).size)
-        own = len(calibration.per_class)
-        told.append(
-            f"{own:,} of {_count(seen, 'predicted class', 'predicted classes')} "
-            f"{'has its' if own == 1 else 'have their'} own threshold, and p-values compare "
-            "images of the same predicted class."
-        )
-    return " ".join(told)
-
-
-def to_json(calibration: Calibration) -> dict[str, Any]:
-    """Return everything but the arrays as JSON holds it; class numbers become text."""
-    return {
-        "threshold": calibration.threshold,
-        "target_tpr": calibration.target_tpr,
-        "tpr": calibration.tpr,
-        "tpr_low": calibration.tpr_low,
-        "tpr_high": calibration.tpr_high,
-        "n": calibration.n,
-        "label_conditional": calibration.labels is not None,
-        "per_class": {str(each): calibration.per_class[each] for each in calibration.per_class},
-        "data": dict(calibration.data),
-    }
-
-
-def arrays(calibration: Calibration) -> dict[str, NDArray[Any]]:
-    """Return the arrays by the names they are stored under."""
-    found: dict[str, NDArray[Any]] = {SCORES: calibration.scores}
-    if calibration.labels is not None:
-        found[LABELS] = calibration.labels
-    return found
-
-
-def from_stored(
-    described: Mapping[str, Any],
-    arrays: Mapping[str, NDArray[Any]],
-    *,
-    classes: int | None = None,
-) -> Calibration:
-    """Rebuild a calibration from :func:`to_json` and :func:`arrays`, trusting neither.
-
-    Args:
-        described: parsed JSON; fields it does not know are left alone.
-        arrays: by name; arrays it does not know are left alone.
-        classes: how many the detector has; class numbers at or above it are refused.
-
-    Raises:
-        UsageError: naming the first field that is missing or cannot be right.
-    """
-    if not isinstance(described, Mapping):
-        raise _refused("its description", described, "an object")
-    if not isinstance(arrays, Mapping):
-        raise _refused("its arrays", arrays, "arrays by name")
-    n = _stored_count(described, "n", least=1)
-    threshold = _stored_number(described, "threshold")
-    target, share = (_stored_share(described, name) for name in ("target_tpr", "tpr"))
-    low, high = (_stored_share(described, name, zero=True) for name in ("tpr_low", "tpr_high"))
-    if low > high:
-        raise _refused("tpr_low", low, f"at most tpr_high, which is {high}")
-    conditional = _stored(described, "label_conditional")
-    if not isinstance(conditional, bool):
-        raise _refused("label_conditional", conditional, "true or false")
-    scores = _stored_scores(arrays, n if conditional else min(n, KEPT_SCORES))
-    labels = _stored_labels(arrays, conditional, n, classes)
-    _check_threshold(scores, n, threshold, target, share)
-    return Calibration(
-        threshold=threshold,
-        target_tpr=target,
-        tpr=share,
-        tpr_low=low,
-        tpr_high=high,
-        n=n,
-        scores=scores,
-        labels=labels,
-        per_class=_stored_thresholds(_stored(described, "per_class"), scores, labels),
-        data=_checked_data(_stored(described, "data")),
-    )
-
-
 def _one_a_row(values: ArrayLike, what: str) -> NDArray[np.float64]:
     try:
         given = np.asarray(values, dtype=np.float64)
@@ -431,9 +277,10 @@ def _classes(predicted: ArrayLike, n: int | None) -> NDArray[np.int64]:
     return given.astype(np.int64)
 
 
-def _by_class(
+def by_class(
     scores: NDArray[np.float64], labels: NDArray[np.int64]
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Yield each class number with its scores, in the order they are given."""
     order = np.argsort(labels, kind="stable")  # stable: the scores of a class stay ascending
     numbers, starts = np.unique(labels[order], return_index=True)
     parts = np.split(scores[order], starts[1:])
@@ -444,8 +291,8 @@ def _ranks(k: int, n: int) -> NDArray[np.int64]:
     return np.arange(1, k + 2, dtype=np.int64) * (n + 1) // (k + 1)
 
 
-def _levels(k: int, n: int) -> NDArray[np.float64]:
-    # Entry j is the p-value of a score that j of the k kept scores do not exceed.
+def p_value_levels(k: int, n: int) -> NDArray[np.float64]:
+    """Return p-values float64 [k + 1]; entry j is of a score that j of the kept do not exceed."""
     levels: NDArray[np.float64] = _ranks(k, n) / (n + 1)
     return levels
 
@@ -454,10 +301,11 @@ def _compare(
     ascending: NDArray[np.float64], n: int, values: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     below = np.searchsorted(ascending, values, side="right")
-    return _levels(ascending.size, n)[below]
+    return p_value_levels(ascending.size, n)[below]
 
 
-def _least_images(tpr: float) -> float:
+def least_images(tpr: float) -> float:
+    """Return how many images keep the threshold from being the lowest score alone."""
     # The rounding keeps 1 / (1 - 0.9) = 10.000000000000002 from asking for one more.
     return math.inf if tpr >= 1 else math.ceil(round(1 / (1 - tpr), 6))
 
@@ -474,161 +322,3 @@ def _tpr_interval(
         return low, float(betaincinv(needed, n + 1 - needed, 0.975))
     reached = int((scores >= threshold).sum())
     return low, 1.0 if reached == n else float(betaincinv(reached + 1, n - reached, 0.975))
-
-
-def _interval(calibration: Calibration) -> str:
-    return f"{100 * calibration.tpr_low:.1f} to {_percent(calibration.tpr_high)}"
-
-
-def _percent(share: float, digits: int = 0) -> str:
-    return f"{100 * share:.{digits}g} %" if digits else f"{100 * share:.1f} %"
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
-def _refused(name: str, value: Any, expected: str) -> UsageError:
-    return UsageError(
-        f"calibration: {name} is {_shown(value)}; expected {expected}; calibrate the detector again"
-    )
-
-
-def _shown(value: Any) -> str:
-    # Containers may nest without end, and Python refuses to print very long whole numbers.
-    if isinstance(value, int) and value.bit_length() > 64:
-        return f"a whole number of {value.bit_length()} bits"
-    if value is None or isinstance(value, bool | int | float):
-        return str(value)
-    if isinstance(value, str):
-        return repr(value if len(value) <= 40 else value[:39] + "…")
-    if isinstance(value, np.ndarray):
-        return f"an array of {value.dtype} of shape {value.shape}"
-    return f"of type {type(value).__name__}"
-
-
-def _stored(described: Mapping[str, Any], name: str) -> Any:
-    if name not in described:
-        raise UsageError(
-            f"calibration: there is no {name}, which is expected; calibrate the detector again"
-        )
-    return described[name]
-
-
-def _finite(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _stored_number(described: Mapping[str, Any], name: str) -> float:
-    number = _finite(_stored(described, name))
-    if number is None:
-        raise _refused(name, described[name], "a finite number")
-    return number
-
-
-def _stored_share(described: Mapping[str, Any], name: str, *, zero: bool = False) -> float:
-    number = _stored_number(described, name)
-    if not (0 < number <= 1 or (zero and number == 0)):
-        raise _refused(name, number, f"a share {'of at least' if zero else 'above'} 0, at most 1")
-    return number
-
-
-def _stored_count(described: Mapping[str, Any], name: str, *, least: int = 0) -> int:
-    value = _stored(described, name)
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST_IMAGES:
-        raise _refused(name, value, f"a whole number of at least {least}")
-    return value
-
-
-def _stored_array(arrays: Mapping[str, Any], name: str, kind: type, size: int) -> NDArray[Any]:
-    array = _stored(arrays, name)
-    if not isinstance(array, np.ndarray) or array.dtype != kind or array.shape != (size,):
-        raise _refused(name, array, f"an array of {np.dtype(kind)} of shape {(size,)}")
-    return array
-
-
-def _stored_scores(arrays: Mapping[str, Any], size: int) -> NDArray[np.float64]:
-    scores = _stored_array(arrays, SCORES, np.float64, size)
-    if not np.isfinite(scores).all() or (scores[1:] < scores[:-1]).any():
-        raise _refused(SCORES, scores, "finite scores in ascending order")
-    return scores
-
-
-def _stored_labels(
-    arrays: Mapping[str, Any], conditional: bool, n: int, classes: int | None
-) -> NDArray[np.int64] | None:
-    if not conditional:
-        if LABELS in arrays:
-            raise _refused("label_conditional", False, f"true, as there is {LABELS}")
-        return None
-    labels = _stored_array(arrays, LABELS, np.int64, n)
-    lowest, highest = int(labels.min()), int(labels.max())
-    if lowest < 0 or (classes is not None and highest >= classes):
-        wrong = lowest if lowest < 0 else highest
-        last = "" if classes is None else f" to {classes - 1}"
-        raise _refused(f"a class number in {LABELS}", wrong, f"a class from 0{last}")
-    return labels
-
-
-def _check_threshold(
-    scores: NDArray[np.float64], n: int, threshold: float, target: float, share: float
-) -> None:
-    # A grid knows the share that reaches the threshold to one step; all n scores know it exactly.
-    step = 0.0 if scores.size == n else 2 / scores.size
-    reached = float((scores >= threshold).mean())
-    if abs(reached - share) > step + 1e-9:
-        raise _refused("tpr", share, f"{reached:.6g}, the share of its scores at the threshold")
-    if share < target - 1e-6:
-        raise _refused("tpr", share, f"at least target_tpr, which is {target}")
-
-
-def _stored_thresholds(
-    stored: Any, scores: NDArray[np.float64], labels: NDArray[np.int64] | None
-) -> dict[int, float]:
-    if not isinstance(stored, Mapping):
-        raise _refused("per_class", stored, "an object of thresholds by class number")
-    if stored and labels is None:
-        raise _refused("per_class", stored, "an empty object, as it is not label-conditional")
-    ranges = {} if labels is None else dict(_by_class(scores, labels))
-    found = {}
-    for name, value in stored.items():
-        # The length is checked first: Python refuses to read very long whole numbers.
-        usable = isinstance(name, str) and len(name) < 19 and name.isascii() and name.isdigit()
-        number = int(name) if usable else -1
-        if number not in ranges or name != str(number):
-            raise _refused("a class of per_class", name, f"a class number that is in {LABELS}")
-        threshold = _finite(value)
-        if threshold is None or not ranges[number][0] <= threshold <= ranges[number][-1]:
-            raise _refused(
-                f"per_class {number}", value, "a finite number within the scores of the class"
-            )
-        found[number] = threshold
-    return found
-
-
-def _checked_data(stored: Any) -> dict[str, Any]:
-    if not isinstance(stored, Mapping):
-        raise _refused("data", stored, "an object")
-    for name, value in stored.items():
-        if not isinstance(name, str):
-            raise _refused("a name in data", name, "text")
-        if name in _COUNTS:
-            _stored_count(stored, name)
-        elif name == "digest" and not isinstance(value, str):
-            raise _refused("digest in data", value, "text")
-        elif not all(_is_plain(each) for each in (value if isinstance(value, list) else [value])):
-            raise _refused(
-                f"{_shown(name)} in data", value, "text, a finite number, true, false, null or a "
-                "list of these"
-            )  # fmt: skip
-    return dict(stored)
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | str) or _finite(value) is not None

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vlood.detector import calibration as calibrations
+from vlood.detector.calibration_report import describe
 from vlood.methods import registry
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _threshold(saved: SavedDetector) -> str:
         return f"Images that score below {saved.threshold:.7g} are called OOD: set by hand."
     if saved.calibration is None:
         return "None yet: `vlood calibrate THIS_FOLDER --id IN...` sets it from known images."
-    return calibrations.describe(saved.calibration)
+    return describe(saved.calibration)
 
 
 def _figures(saved: SavedDetector) -> str:

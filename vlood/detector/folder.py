@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlood.detector import calibration as calibrations
+from vlood.detector import stored_calibration
 from vlood.detector.card import card
 from vlood.detector.described import Described, read_described
 from vlood.detector.saved import Learned, SavedDetector
@@ -33,6 +33,7 @@ from vlood.negatives.negative_features import NegativeRow
 from vlood.prompts.classes import ClassName
 
 if TYPE_CHECKING:
+    from vlood.detector.calibration import Calibration
     from vlood.negatives.index import SearchIndex
 
 DETECTOR_FILE = "detector.json"
@@ -179,7 +180,7 @@ def _described(saved: SavedDetector, digests: Mapping[str, str]) -> dict[str, An
         "threshold": saved.threshold,
         "calibration": None
         if saved.calibration is None
-        else calibrations.to_json(saved.calibration),
+        else stored_calibration.to_json(saved.calibration),
         "figures": [dict(row) for row in saved.figures],
         "provenance": dict(saved.provenance),
         "digests": dict(digests),
@@ -193,7 +194,7 @@ def _write_tensors(path: Path, saved: SavedDetector) -> None:
     if saved.learned is not None:
         arrays |= {_LEARNED + name: array for name, array in saved.learned.arrays.items()}
     if saved.calibration is not None:
-        arrays |= calibrations.arrays(saved.calibration)
+        arrays |= stored_calibration.arrays(saved.calibration)
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
 
 
@@ -297,13 +298,13 @@ def _threshold(described: Described) -> float | None:
 
 def _calibration(
     described: Described, arrays: Mapping[str, NDArray[Any]], classes: int, where: str
-) -> calibrations.Calibration | None:
+) -> Calibration | None:
     stored = described.optional_mapping("calibration")
     if stored is None:
         return None
     own = {name: array for name, array in arrays.items() if name.startswith(_CALIBRATION)}
     try:
-        return calibrations.from_stored(stored, own, classes=classes)
+        return stored_calibration.from_stored(stored, own, classes=classes)
     except UsageError as error:
         raise _damaged(where, str(error)) from error
 
