@@ -211,3 +211,31 @@ def write_pictures(folder: Path, count: int, side: int = 40, seed: int = 0) -> P
             place / f"{number:05d}.png", compress_level=1
         )
     return folder
+
+
+def at_terminal(environment: dict[str, str], arguments: Sequence[str | Path]) -> str:
+    """Run the command with its stdout on a terminal of 120 columns; return what it shows."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [command(), *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env={**environment, "TERM": "xterm"},
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            data = os.read(ours, 65536)
+        except OSError:  # Linux says so when the other end is closed
+            break
+        if not data:
+            break
+        shown += data
+    os.close(ours)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err.decode()
+    return shown.decode().replace("\r\n", "\n")

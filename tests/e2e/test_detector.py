@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .conftest import Many, Vlood
+from .conftest import Many, Vlood, at_terminal
 
 WORLD = ("--model", "bundled", "--classes", "world")
 
@@ -89,7 +89,11 @@ def test_python_says_the_same(calibrated: Path, pictures: Path) -> None:
 
 
 def test_figures_go_onto_the_card(
-    calibrated: Path, pictures: Path, many: Many, tmp_path: Path
+    calibrated: Path,
+    pictures: Path,
+    many: Many,
+    environment: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     import shutil
 
@@ -103,6 +107,8 @@ def test_figures_go_onto_the_card(
     assert plain.records[0]["detector"] == "mine"
     assert plain.records[0]["auroc"] > 0.8
     assert f"{100 * plain.records[0]['auroc']:.2f} %" in (mine / "README.md").read_text()
+    shown = at_terminal(environment, ["show", mine])
+    assert f"others: AUROC {100 * plain.records[0]['auroc']:.2f} %" in " ".join(shown.split())
     assert both.sentence(2) == "vlood: error: --detector: two folders are named mine; " + (
         "rename one to compare them"
     )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
-from .conftest import Many, Result, Vlood
+from .conftest import Many, Result, Vlood, at_terminal
 from .test_bad_inputs import modes_are_obeyed, obey_permissions
 
 WORLD = ("--model", "bundled", "--classes", "world")
@@ -64,36 +63,6 @@ def arrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def array_side(arrays: Path) -> tuple[str | Path, ...]:
     return ("--class-embeddings", arrays / "classes.npy", "--negative-embeddings",
             arrays / "words.npy")  # fmt: skip
-
-
-def at_terminal(environment: dict[str, str], arguments: Sequence[str | Path]) -> str:
-    """Run the command with its stdout on a terminal of 120 columns; return what it shows."""
-    import pty
-
-    from .conftest import command
-
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [command(), *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=subprocess.PIPE,
-        env={**environment, "TERM": "xterm"},
-    )
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            data = os.read(ours, 65536)
-        except OSError:  # Linux says so when the other end is closed
-            break
-        if not data:
-            break
-        shown += data
-    os.close(ours)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err.decode()
-    return shown.decode().replace("\r\n", "\n")
 
 
 def terms_of(bank: Path) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,6 +95,9 @@ def _detector(path: Path) -> dict[str, Any]:
 
     saved = load_detector(path)
     piped = not sys.stdout.isatty()
+    figures: list[Any] = [dict(row) for row in saved.figures]
+    if not piped:
+        figures = [_figure(row) for row in figures]
     calibration = None
     if saved.calibration is not None:
         calibration = to_json(saved.calibration) if piped else describe(saved.calibration)
@@ -109,9 +113,19 @@ def _detector(path: Path) -> dict[str, Any]:
         "logit scale": saved.detector.logit_scale,
         "learned": None if saved.learned is None else saved.learned.kind,
         "calibration": calibration,
-        "figures": [dict(row) for row in saved.figures],
+        "figures": figures,
         "provenance": dict(saved.provenance),
     }
+
+
+def _figure(row: Mapping[str, Any]) -> str:
+    """Say what was measured on one OOD set."""
+    shown = [
+        f"{label} {100 * row[name]:.2f} %"
+        for label, name in (("AUROC", "auroc"), ("FPR95 ID+", "fpr95_id_pos"))
+        if isinstance(row.get(name), float)
+    ]
+    return f"{row.get('ood')}: {' and '.join(shown) or 'nothing measured'}"
 
 
 def _embeddings(path: Path) -> dict[str, Any]:
