@@ -13,7 +13,7 @@ from vlood.engines.detectors import (
     TextSide,
     class_side,
     classes_from_files,
-    fit_detectors,
+    fit_all,
     fit_zero_shot,
     negatives_beside,
     settings_by_method,
@@ -42,7 +42,7 @@ def fit(
     negatives: NegativesChoice | None = None,
     **settings: str,
 ) -> list[Detector]:
-    return fit_detectors(
+    fitted = fit_all(
         methods,
         side or TextSide(CLASSES),
         negatives or NegativesChoice(),
@@ -50,6 +50,7 @@ def fit(
         settings,
         announce=lambda line: None,
     )
+    return [one.detector for one in fitted]
 
 
 def assert_template(detector: Detector, encoder: Encoder, templates: tuple[str, ...]) -> None:

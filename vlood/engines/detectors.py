@@ -106,20 +106,6 @@ class Fitted:
     negatives: NegativeFeatures | None = None
 
 
-def fit_detectors(
-    methods: Sequence[str],
-    side: TextSide,
-    negatives: NegativesChoice,
-    encoder: Encoder | None,
-    settings: Mapping[str, str],
-    *,
-    announce: Announce,
-) -> list[Detector]:
-    """Fit methods that need no training; see :func:`fit_all`."""
-    fitted = fit_all(methods, side, negatives, encoder, settings, announce=announce)
-    return [one.detector for one in fitted]
-
-
 def fit_all(
     methods: Sequence[str],
     side: TextSide,

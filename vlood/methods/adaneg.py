@@ -18,12 +18,14 @@ from vlood.methods.contract import (
     Scores,
     State,
     Stream,
+    check_choice,
     check_positive,
+    check_share,
+    check_whole,
     setting,
 )
 from vlood.methods.logits import check_width, log_sum_exp
 from vlood.methods.neglabel import (
-    check_groups,
     check_same_width,
     group_sizes,
     grouped_order,
@@ -116,25 +118,17 @@ class AdaNegSettings:
     )
 
     def __post_init__(self) -> None:
-        check_groups("adaneg", self.groups)
+        check_whole("adaneg", "groups", self.groups, 0)
         check_positive("adaneg", "lambda_text", self.lambda_text, or_zero=True)
         check_positive("adaneg", "beta", self.beta, or_zero=True)
-        _check_share("threshold", self.threshold)
-        _check_share("gap", self.gap)
+        check_share("adaneg", "threshold", self.threshold)
+        check_share("adaneg", "gap", self.gap)
         if self.memory_length < 2:
             raise UsageError(
                 f"adaneg: memory_length is {self.memory_length}; expected 2 or more, because one "
                 "slot always stays empty"
             )
-        if self.combine not in COMBINE:
-            raise UsageError(
-                f"adaneg: combine is {self.combine!r}; expected one of {', '.join(COMBINE)}"
-            )
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise UsageError(f"adaneg: {name} is {value}; expected a number from 0 to 1")
+        check_choice("adaneg", "combine", self.combine, COMBINE)
 
 
 def fit(

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlood.backbone.image_features import ImageFeatures
-from vlood.errors import UsageError
 from vlood.methods.contract import (
     Detector,
     Method,
     MethodRecord,
     Scores,
+    check_choice,
     check_positive,
     check_unit_rows,
     refuse_to_fit,
@@ -60,8 +60,8 @@ class CLIPNSettings:
     )
 
     def __post_init__(self) -> None:
-        _check_choice("rule", self.rule, RULES)
-        _check_choice("atd_compare", self.atd_compare, COMPARES)
+        check_choice("clipn", "rule", self.rule, RULES)
+        check_choice("clipn", "atd_compare", self.atd_compare, COMPARES)
         check_positive("clipn", "logit_scale", self.logit_scale)
 
 
@@ -137,11 +137,6 @@ def _logits(
     against = np.asarray(images.unit @ detector.tensors["no_features"].T, dtype=np.float64)
     scale = detector.settings.logit_scale
     return cosines, cosines * scale, against * scale
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UsageError(f"clipn: {name} is {value!r}; expected {' or '.join(choices)}")
 
 
 def check(detector: Detector) -> None:

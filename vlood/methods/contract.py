@@ -217,6 +217,37 @@ def check_positive(method: str, name: str, value: float, *, or_zero: bool = Fals
     raise UsageError(f"{method}: {name} is {value}; expected a finite number, {least}")
 
 
+def check_share(method: str, name: str, value: float) -> None:
+    """Refuse a setting that is not in [0, 1].
+
+    Raises:
+        UsageError: naming the method, the setting and the value.
+    """
+    if not 0 <= value <= 1:
+        raise UsageError(f"{method}: {name} is {value}; expected a number from 0 to 1")
+
+
+def check_whole(method: str, name: str, value: int, least: int) -> None:
+    """Refuse a setting that is below the least whole number it can be.
+
+    Raises:
+        UsageError: naming the method, the setting and the value.
+    """
+    if value < least:
+        raise UsageError(f"{method}: {name} is {value}; expected a whole number, {least} or more")
+
+
+def check_choice(method: str, name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a setting that is none of its choices.
+
+    Raises:
+        UsageError: naming the method, the setting, the value and the choices.
+    """
+    if value not in choices:
+        expected = " or ".join(choices) if len(choices) < 3 else f"one of {', '.join(choices)}"
+        raise UsageError(f"{method}: {name} is {value!r}; expected {expected}")
+
+
 def class_detector(
     record: MethodRecord,
     classes: ClassFeatures,

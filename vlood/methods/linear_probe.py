@@ -15,6 +15,7 @@ from vlood.methods.contract import (
     Method,
     MethodRecord,
     Scores,
+    check_choice,
     refuse_to_fit,
     setting,
 )
@@ -49,8 +50,7 @@ class LinearProbeSettings:
     )
 
     def __post_init__(self) -> None:
-        if self.score not in SCORES:
-            raise UsageError(f"linear-probe: score is {self.score!r}; expected msp or entropy")
+        check_choice("linear-probe", "score", self.score, SCORES)
 
 
 def score(detector: Detector, images: ImageFeatures) -> Scores:

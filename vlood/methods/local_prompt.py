@@ -17,6 +17,7 @@ from vlood.methods.contract import (
     Scores,
     check_positive,
     check_unit_rows,
+    check_whole,
     refuse_to_fit,
     setting,
 )
@@ -57,10 +58,7 @@ class LocalPromptSettings:
     )
 
     def __post_init__(self) -> None:
-        if self.top_k < 1:
-            raise UsageError(
-                f"local-prompt: top_k is {self.top_k}; expected a whole number, 1 or more"
-            )
+        check_whole("local-prompt", "top_k", self.top_k, 1)
         check_positive("local-prompt", "temperature", self.temperature)
 
 

@@ -17,7 +17,9 @@ from vlood.methods.contract import (
     Method,
     MethodRecord,
     Scores,
+    check_choice,
     check_positive,
+    check_whole,
     setting,
 )
 from vlood.methods.logits import check_width, log_sum_exp, with_labels
@@ -73,8 +75,8 @@ class NegLabelSettings:
 
     def __post_init__(self) -> None:
         check_positive("neglabel", "temperature", self.temperature)
-        check_groups("neglabel", self.groups)
-        check_remainder("neglabel", self.remainder)
+        check_whole("neglabel", "groups", self.groups, 0)
+        check_choice("neglabel", "remainder", self.remainder, REMAINDERS)
 
 
 def fit(
@@ -224,26 +226,6 @@ def group_sizes(negatives: int, groups: int) -> NDArray[np.int64]:
     sizes = np.full(groups, negatives // groups, np.int64)
     sizes[: negatives % groups] += 1
     return sizes
-
-
-def check_groups(method: str, groups: int) -> None:
-    """Refuse a negative number of groups.
-
-    Raises:
-        UsageError: naming the method and the value.
-    """
-    if groups < 0:
-        raise UsageError(f"{method}: groups is {groups}; expected a whole number, 0 or more")
-
-
-def check_remainder(method: str, remainder: str) -> None:
-    """Refuse what is no way to treat a remainder.
-
-    Raises:
-        UsageError: naming the method and the value.
-    """
-    if remainder not in REMAINDERS:
-        raise UsageError(f"{method}: remainder is {remainder!r}; expected spread or drop")
 
 
 def check_same_width(classes: ClassFeatures, negatives: NegativeFeatures) -> None:

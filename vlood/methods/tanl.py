@@ -21,6 +21,8 @@ from vlood.methods.contract import (
     State,
     Stream,
     check_positive,
+    check_share,
+    check_whole,
     setting,
 )
 from vlood.methods.logits import class_cosines, log_sum_exp, with_labels
@@ -102,15 +104,9 @@ class TANLSettings:
 
     def __post_init__(self) -> None:
         for name, least in (("active", 1), ("gamma", 0), ("queue_length", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value < least:
-                raise UsageError(
-                    f"tanl: {name} is {value}; expected a whole number, {least} or more"
-                )
+            check_whole("tanl", name, getattr(self, name), least)
         for name in ("alpha", "gap"):
-            share = getattr(self, name)
-            if not 0 <= share <= 1:
-                raise UsageError(f"tanl: {name} is {share}; expected a number from 0 to 1")
+            check_share("tanl", name, getattr(self, name))
 
 
 def fit(

@@ -12,6 +12,7 @@ from vlood.errors import UsageError
 from vlood.negatives.corpus import Corpus, Entry, build_corpus
 from vlood.negatives.term_files import TABLES, read_folder, read_table, read_text_list
 from vlood.negatives.wordnet import LEX_FILES, read_wordnet
+from vlood.prompts.library_files import is_folder_and_exists
 
 logger = logging.getLogger(__name__)
 
@@ -145,10 +146,7 @@ def _entries(text: str, all_lemmas: bool) -> list[Entry]:
 
 def _from_files(text: str) -> list[Entry]:
     path = Path(text)
-    try:
-        is_folder, exists = path.is_dir(), path.exists()
-    except (OSError, ValueError):  # longer than a file name may be, or a NUL in it: not a path
-        is_folder = exists = False
+    is_folder, exists = is_folder_and_exists(path)
     if is_folder:
         return read_folder(path)
     if path.suffix in EMBEDDINGS:

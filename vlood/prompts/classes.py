@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlood.errors import UsageError
-from vlood.prompts.library_files import library_file, library_names, read_lines
+from vlood.prompts.library_files import (
+    is_folder_and_exists,
+    library_file,
+    library_names,
+    read_lines,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +58,7 @@ def read_classes(text: str) -> tuple[ClassName, ...]:
     if library is not None:
         return _from_file(library)
     path = Path(text)
-    try:
-        is_folder, exists = path.is_dir(), path.exists()
-    except (OSError, ValueError):  # longer than a file name may be, or a NUL in it: not a path
-        is_folder = exists = False
+    is_folder, exists = is_folder_and_exists(path)
     if is_folder:
         return _from_folder(path)
     if exists or path.suffix == ".txt":

@@ -38,6 +38,14 @@ def library_file(kind: str, name: str) -> Path | None:
     return library_folder() / kind / f"{name}.txt" if name in library_names(kind) else None
 
 
+def is_folder_and_exists(path: Path) -> tuple[bool, bool]:
+    """Say of what a user typed whether it is a folder, and whether it is there at all."""
+    try:
+        return path.is_dir(), path.exists()
+    except (OSError, ValueError):  # longer than a file name may be, or a NUL in it: not a path
+        return False, False
+
+
 def read_lines(path: Path, option: str) -> Iterator[tuple[int, str]]:
     """Yield the number and the text of each line that is neither blank nor a ``#`` comment.
 
