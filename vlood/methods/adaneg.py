@@ -27,6 +27,7 @@ from vlood.methods.contract import (
 from vlood.methods.logits import check_width, log_sum_exp
 from vlood.methods.neglabel import (
     check_same_width,
+    confident_sides,
     group_sizes,
     grouped_order,
     id_mass,
@@ -233,18 +234,17 @@ def confident(
     Returns:
         Two masks [N] and the new window.
     """
-    middle, gap = settings.threshold, settings.gap
-    is_id = plain > middle + gap * (1 - middle)
-    is_ood = plain < middle - gap * middle
+    middle = settings.threshold
+    is_id, is_ood = confident_sides(plain, middle, settings.gap)
     if not settings.adaptive_gap:
         return is_id, is_ood, window
     decisions = np.repeat(np.array([1, 0], np.uint8), [is_id.sum(), is_ood.sum()])
     window = np.concatenate([window, decisions])[-_WINDOW:]
     ratio = int(window.sum()) / len(window)
     if ratio > 0.5:
-        is_ood = plain < middle - ratio * middle
+        _, is_ood = confident_sides(plain, middle, ratio)
     elif ratio < 0.5:
-        is_id = plain > middle + (1 - ratio) * (1 - middle)
+        is_id, _ = confident_sides(plain, middle, 1 - ratio)
     return is_id, is_ood, window
 
 

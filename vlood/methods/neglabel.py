@@ -228,6 +228,19 @@ def group_sizes(negatives: int, groups: int) -> NDArray[np.int64]:
     return sizes
 
 
+def confident_sides(
+    scores: NDArray[np.float64], threshold: float, gap: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Say which images are surely in and which surely out of distribution, two masks [N].
+
+    Args:
+        scores: [N], in [0, 1].
+        threshold: between in and out.
+        gap: share of the way from the threshold to 1 (and to 0) where confidence begins.
+    """
+    return scores > threshold + gap * (1 - threshold), scores < threshold - gap * threshold
+
+
 def check_same_width(classes: ClassFeatures, negatives: NegativeFeatures) -> None:
     """Refuse negatives of another model.
 

@@ -26,7 +26,7 @@ from vlood.methods.contract import (
     setting,
 )
 from vlood.methods.logits import class_cosines, log_sum_exp, with_labels
-from vlood.methods.neglabel import check_same_width
+from vlood.methods.neglabel import check_same_width, confident_sides
 from vlood.negatives.negative_features import NegativeFeatures, is_permutation
 from vlood.prompts.templates import ClassFeatures
 
@@ -195,8 +195,7 @@ def step(detector: Detector, images: ImageFeatures, state: State) -> tuple[Score
     history = np.concatenate([state["history"], first.astype(np.float32)])[-_HISTORY:]
     threshold = best_threshold(history)
 
-    is_id = first > threshold + settings.gap * (1 - threshold)
-    is_ood = first < threshold - settings.gap * threshold
+    is_id, is_ood = confident_sides(first, threshold, settings.gap)
     pos, neg = activations(detector, features[is_id]), activations(detector, features[is_ood])
     activation = _blended(neg_mean, neg, settings.alpha) - _blended(pos_mean, pos, settings.alpha)
     final = _scores(detector, features, most_active(activation, settings.active))
