@@ -16,6 +16,7 @@ that there is none; `degenerate` marks it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import NamedTuple
@@ -137,22 +138,48 @@ def paired_delong(
         UsageError: a side has fewer than two images or is not finite, the detectors differ in their
             number of images, or `level` is not in (0, 1).
     """
+    return paired_mean_delong([(first_id, first_ood, second_id, second_ood)], level=level)
+
+
+def paired_mean_delong(
+    sets: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]], *, level: float = 0.95
+) -> Paired:
+    """Test whether two detectors have the same mean AUROC over several OOD sets.
+
+    The mean is unweighted, and the ID images are the same in every set: an ID image's component is
+    its mean over the sets, so that what the sets share is counted once. OOD sets are independent of
+    each other.
+
+    Args:
+        sets: for each OOD set the first detector's ID [N] and OOD scores [M], then the second's.
+        level: the interval's.
+
+    Raises:
+        UsageError: there is no set, a side has fewer than two images or is not finite, the
+            detectors or the sets differ in their images, or `level` is not in (0, 1).
+    """
     check_level(level)
-    one, other = _components(first_id, first_ood), _components(second_id, second_ood)
-    check_same_images(one.id_won, other.id_won, "ID")
-    check_same_images(one.ood_lost, other.ood_lost, "OOD")
-    n_id, n_ood = one.id_won.size, one.ood_lost.size
+    one = [_components(first, other) for first, other, _, _ in sets]
+    two = [_components(first, other) for _, _, first, other in sets]
+    for a, b in zip(one, two, strict=True):
+        check_same_images(a.id_won, b.id_won, "ID")
+        check_same_images(a.ood_lost, b.ood_lost, "OOD")
     # Whole numbers, so detectors that rank alike differ by exactly nothing.
-    variance = _variance(one.id_won - other.id_won, one.ood_lost - other.ood_lost)
-    difference = (one.twice_pairs - other.twice_pairs) / (2 * n_id * n_ood)
+    apart = [
+        _Components(a.id_won - b.id_won, a.ood_lost - b.ood_lost)
+        for a, b in zip(one, two, strict=True)
+    ]
+    variance = _mean_variance(apart)
+    difference = sum(part.auroc for part in apart) / len(apart)
     reach = _quantile(level) * math.sqrt(variance)
+    n_id, n_ood = apart[0].id_won.size, sum(part.ood_lost.size for part in apart)
     if variance > 0.0:
         p_value = math.erfc(abs(difference) / math.sqrt(2 * variance))
     else:
         p_value = 1.0 if difference == 0.0 else math.ldexp(1.0, 1 - n_id - n_ood)
     return Paired(
-        first=one.auroc,
-        second=other.auroc,
+        first=sum(part.auroc for part in one) / len(one),
+        second=sum(part.auroc for part in two) / len(two),
         difference=difference,
         low=max(-1.0, difference - reach),
         high=min(1.0, difference + reach),
@@ -162,6 +189,27 @@ def paired_delong(
         n_id=n_id,
         n_ood=n_ood,
     )
+
+
+def mean_auroc_interval(
+    sets: Sequence[tuple[ArrayLike, ArrayLike]], *, level: float = 0.95
+) -> DelongInterval:
+    """Return the unweighted mean AUROC over several OOD sets, with its normal interval.
+
+    Args:
+        sets: for each OOD set the scores of the ID images [N], the same images in every set, and of
+            the OOD images [M].
+        level: the interval's.
+
+    Raises:
+        UsageError: there is no set, a side has fewer than two images or is not finite, the sets
+            differ in their number of ID images, or `level` is not in (0, 1).
+    """
+    check_level(level)
+    parts = [_components(known, other) for known, other in sets]
+    value, variance = sum(part.auroc for part in parts) / max(1, len(parts)), _mean_variance(parts)
+    reach = _quantile(level) * math.sqrt(variance)
+    return DelongInterval(value, max(0.0, value - reach), min(1.0, value + reach), level, variance)
 
 
 def check_same_images(first: NDArray[np.generic], second: NDArray[np.generic], side: str) -> None:
@@ -214,6 +262,26 @@ def _twice_below(values: NDArray[np.float64], rising: NDArray[np.float64]) -> ND
     counts[order] = np.searchsorted(rising, ordered, side="left")
     counts[order] += np.searchsorted(rising, ordered, side="right")
     return counts
+
+
+def _mean_variance(parts: Sequence[_Components]) -> float:
+    """Return the variance of the mean AUROC (or difference of AUROCs) over sets of one ID side."""
+    if not parts:
+        raise UsageError("There is no OOD set to take a mean over; give at least one.")
+    if len(parts) == 1:
+        return _variance(parts[0].id_won, parts[0].ood_lost)
+    n_id, count = parts[0].id_won.size, len(parts)
+    if any(part.id_won.size != n_id for part in parts):
+        raise UsageError(
+            "The OOD sets are compared with different numbers of ID images; a mean over them needs "
+            "the same ID images in every set."
+        )
+    won = sum(part.id_won / (2 * part.ood_lost.size) for part in parts) / count
+    of_id = float(np.var(won, ddof=1)) / n_id
+    of_ood = sum(
+        _sample_variance(part.ood_lost) / (2 * n_id) ** 2 / part.ood_lost.size for part in parts
+    )
+    return of_id + of_ood / count**2
 
 
 def _variance(id_won: NDArray[np.int64], ood_lost: NDArray[np.int64]) -> float:

@@ -73,6 +73,14 @@ class EvalMetrics:
         id_accuracy: share of ID images given their own class; `None` without labels.
         auroc_ci_low: lower end of the AUROC's bootstrap interval; `None` when not drawn.
         auroc_ci_high: upper end.
+        oscr: area under the open-set classification rate; `None` without labels.
+        threshold: the deployed threshold, set on other images; `None` without one. 0 where every
+            class has its own and scores are taken relative to it.
+        tpr: share of ID images accepted at that threshold.
+        fpr: share of OOD images accepted at it.
+
+    The other fields are the ends of 95 % intervals: of the bootstrap like the AUROC's, of `tpr` and
+    `fpr` exact ones.
     """
 
     n_id: int
@@ -85,6 +93,22 @@ class EvalMetrics:
     id_accuracy: float | None = None
     auroc_ci_low: float | None = None
     auroc_ci_high: float | None = None
+    aupr_in_ci_low: float | None = None
+    aupr_in_ci_high: float | None = None
+    aupr_out_ci_low: float | None = None
+    aupr_out_ci_high: float | None = None
+    fpr95_id_pos_ci_low: float | None = None
+    fpr95_id_pos_ci_high: float | None = None
+    fpr95_ood_pos_ci_low: float | None = None
+    fpr95_ood_pos_ci_high: float | None = None
+    oscr: float | None = None
+    threshold: float | None = None
+    tpr: float | None = None
+    tpr_ci_low: float | None = None
+    tpr_ci_high: float | None = None
+    fpr: float | None = None
+    fpr_ci_low: float | None = None
+    fpr_ci_high: float | None = None
 
 
 def checked_scores(scores: ArrayLike, side: str) -> NDArray[np.float64]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from vlood.errors import UsageError, VloodError
 from vlood.evaluation.metrics import EvalMetrics
@@ -31,6 +32,9 @@ class ResultRow:
         group: one of `GROUPS`.
         metrics: what was measured.
         stream: "", or how the scores depend on other images: order-dependent or transductive.
+        spectrum: "", or `full` where the shifted ID images are on the ID side too.
+        seed: what a fit from few images was drawn with, or None.
+        shots: training images a class, or None.
     """
 
     detector: str
@@ -40,6 +44,9 @@ class ResultRow:
     group: str
     metrics: EvalMetrics
     stream: str = ""
+    spectrum: str = ""
+    seed: int | None = None
+    shots: int | None = None
 
     def __post_init__(self) -> None:
         if self.group not in GROUPS:
@@ -51,25 +58,27 @@ class ResultRow:
     def record(self) -> dict[str, Value]:
         """Return the row flat, in the order of `COLUMNS`."""
         names: dict[str, Value] = {column: getattr(self, column) for column in _NAME_COLUMNS}
-        return {**names, **asdict(self.metrics), "stream": self.stream}
+        extra: dict[str, Value] = {column: getattr(self, column) for column in _EXTRA_COLUMNS}
+        return {**names, **asdict(self.metrics), **extra}
 
 
 _NAME_COLUMNS = ("detector", "method", "id", "ood", "group")
 _METRIC_COLUMNS = tuple(field.name for field in fields(EvalMetrics))
-COLUMNS = (*_NAME_COLUMNS, *_METRIC_COLUMNS, "stream")
+_EXTRA_COLUMNS = ("stream", "spectrum", "seed", "shots")
+COLUMNS = (*_NAME_COLUMNS, *_METRIC_COLUMNS, *_EXTRA_COLUMNS)
 """Columns of `results.json` and `results.csv`, in order."""
 
 
 def group_means(rows: Sequence[ResultRow]) -> list[ResultRow]:
-    """Return the unweighted mean over each group's datasets, for each detector and ID set.
+    """Return the unweighted mean over each group's datasets, for each detector and ID side.
 
     Every dataset counts the same however many images it has. A mean row's `ood` is `near mean`,
     `far mean`, `shift mean`, or `mean` for datasets without a group; its `n_ood` is the sum. It has
-    no interval, and an accuracy only when all its rows have one.
+    no interval, and an accuracy, OSCR or rate at the threshold only when all its rows have one.
     """
-    gathered: dict[tuple[str, str, str], dict[str, list[ResultRow]]] = {}
+    gathered: dict[tuple[Value, ...], dict[str, list[ResultRow]]] = {}
     for row in rows:
-        groups = gathered.setdefault((row.detector, row.method, row.id), {})
+        groups = gathered.setdefault(side_of(row), {})
         groups.setdefault(row.group, []).append(row)
     return [
         _mean_row(groups[group])
@@ -79,10 +88,18 @@ def group_means(rows: Sequence[ResultRow]) -> list[ResultRow]:
     ]
 
 
+def side_of(row: ResultRow) -> tuple[Value, ...]:
+    """Return what rows must share to be averaged: the detector as fitted, and the ID side."""
+    return row.detector, row.method, row.id, row.spectrum, row.seed, row.shots
+
+
 def _mean_row(rows: Sequence[ResultRow]) -> ResultRow:
     first = rows[0]
-    accuracies = [row.metrics.id_accuracy for row in rows]
-    known = [accuracy for accuracy in accuracies if accuracy is not None]
+
+    def mean(name: str) -> float | None:
+        known = [value for row in rows if (value := getattr(row.metrics, name)) is not None]
+        return _mean(known) if len(known) == len(rows) else None
+
     metrics = EvalMetrics(
         n_id=max(row.metrics.n_id for row in rows),
         n_ood=sum(row.metrics.n_ood for row in rows),
@@ -91,12 +108,10 @@ def _mean_row(rows: Sequence[ResultRow]) -> ResultRow:
         aupr_out=_mean(row.metrics.aupr_out for row in rows),
         fpr95_id_pos=_mean(row.metrics.fpr95_id_pos for row in rows),
         fpr95_ood_pos=_mean(row.metrics.fpr95_ood_pos for row in rows),
-        id_accuracy=_mean(known) if len(known) == len(rows) else None,
+        **{name: mean(name) for name in ("id_accuracy", "oscr", "threshold", "tpr", "fpr")},
     )
     name = "mean" if first.group == "-" else f"{first.group} mean"
-    return ResultRow(
-        first.detector, first.method, first.id, name, first.group, metrics, first.stream
-    )
+    return replace(first, ood=name, metrics=metrics)
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -136,6 +151,19 @@ def write_results(folder: Path, rows: Sequence[ResultRow]) -> list[Path]:
     return written
 
 
+def _metrics_of(record: Mapping[str, Any]) -> EvalMetrics:
+    """Read the metrics, those of an older version included, which had fewer."""
+    needed = {
+        each.name: record[each.name] for each in fields(EvalMetrics) if each.default is MISSING
+    }
+    others = {
+        each.name: record[each.name]
+        for each in fields(EvalMetrics)
+        if each.default is not MISSING and each.name in record
+    }
+    return EvalMetrics(**needed, **others)
+
+
 def read_results(path: Path) -> list[ResultRow]:
     """Read the rows of a `results.json`, ignoring columns this version does not know.
 
@@ -147,8 +175,8 @@ def read_results(path: Path) -> list[ResultRow]:
         return [
             ResultRow(
                 **{column: record[column] for column in _NAME_COLUMNS},
-                metrics=EvalMetrics(**{column: record[column] for column in _METRIC_COLUMNS}),
-                stream=record.get("stream", ""),
+                metrics=_metrics_of(record),
+                **{column: record[column] for column in _EXTRA_COLUMNS if column in record},
             )
             for record in records
         ]
