@@ -203,7 +203,8 @@ def test_refuses_options_it_does_not_know():
 def test_evaluate_gathers_the_canonical_figures():
     rng = np.random.default_rng(3)
     inlier, outlier = rng.normal(1, 1, 200), rng.normal(0, 1, 150)
-    found = evaluate(inlier, outlier, id_accuracy=0.5, resamples=200, seed=4)
+    marks = np.arange(len(inlier)) % 2 == 0
+    found = evaluate(inlier, outlier, id_correct=(inlier, marks), resamples=200, seed=4)
     assert (found.n_id, found.n_ood, found.id_accuracy) == (200, 150, 0.5)
     assert found.auroc == auroc(inlier, outlier)
     assert found.aupr_in == aupr(inlier, outlier)

@@ -11,13 +11,13 @@ import pytest
 from vlood.errors import UsageError, VloodError
 from vlood.evaluation import report_files
 from vlood.evaluation.metrics import EvalMetrics
+from vlood.evaluation.result_files import results_latex, results_markdown, write_results
 from vlood.evaluation.results import (
     COLUMNS,
     ResultRow,
     group_means,
     read_results,
     results_csv,
-    write_results,
 )
 
 
@@ -139,3 +139,36 @@ def test_results_from_before_streams_were_noted_are_read(tmp_path):
     del old["stream"]
     (tmp_path / "results.json").write_text(json.dumps([old]), encoding="utf-8")
     assert read_results(tmp_path / "results.json") == [a_row()]
+
+
+def test_tables_for_print_mark_the_best_and_escape_names():
+    rows = [
+        a_row("a_b & {c}|d", "near", auroc=0.8),
+        a_row("a_b & {c}|d", "near", "energy", auroc=0.9),
+        replace(a_row("a_b & {c}|d", "near", "ada", auroc=0.95), stream="order-dependent"),
+        a_row("fog:1", "shift", "energy", auroc=0.6),
+        a_row("other", "near", "energy", auroc=0.7),
+    ]
+    text = results_markdown(rows)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert lines[2].startswith("| mcm | a\\_b & {c}\\|d | near | 80.00 | 70.0-99.0 |")
+    assert "| **90.00** |" in lines[3]
+    assert "near mean" in lines[6]
+    assert "| 80.00 |" in lines[6]
+    assert lines[7].startswith("| ada (order-dependent) |")
+    assert "**" not in lines[7]
+    assert "**" not in next(line for line in lines if "fog" in line).replace("**9", "")
+    latex = results_latex(rows)
+    assert r"mcm & a\_b \& \{c\}|d & near & 80.00" in latex
+    assert r"\textbf{90.00}" in latex
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 1
+
+
+def test_parquet_has_typed_columns(tmp_path):
+    import pyarrow.parquet as pq
+
+    write_results(tmp_path, [a_row(), replace(a_row("bad\udcff"), shots=4, seed=1)])
+    table = pq.read_table(tmp_path / "results.parquet")
+    assert tuple(table.column_names) == COLUMNS
+    assert table["shots"].to_pylist() == [None, 4]
+    assert table["auroc"].to_pylist() == [0.9, 0.9]

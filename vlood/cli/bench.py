@@ -1,14 +1,16 @@
-"""``vlood bench``: published protocols: what they consist of, what is there, what can be built."""
+"""``vlood bench``: published protocols: run, checked, and their lists built."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vlood.cli import options as opt
 from vlood.cli.guard import FAILED, guarded
 from vlood.cli.talk import note, start_logging, warn
 from vlood.errors import UsageError
@@ -16,7 +18,8 @@ from vlood.errors import UsageError
 if TYPE_CHECKING:
     from vlood.evaluation.suites import BuiltList, SetStatus, Suite
 
-_FOLDERS = {"world": "world --model bundled"}
+_PANEL = "Run"
+_WORLD = "world"
 
 
 @guarded
@@ -32,7 +35,10 @@ def bench(
     root: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Folder that the datasets and lists lie in.", show_default=False
+            metavar="DIR",
+            help="Folder that the datasets and lists lie in; world is drawn in vlood-world/ "
+            "without it.",
+            show_default=False,
         ),
     ] = None,
     check: Annotated[
@@ -48,18 +54,77 @@ def bench(
         ),
     ] = None,
     json_lines: Annotated[bool, typer.Option("--json", help="JSON Lines, as when piped.")] = False,
+    detector: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A saved detector's folder, instead of --method; repeat to compare.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Scores to compare; repeat, or separate by commas, or all. Default: mcm.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    classes: opt.Classes = None,
+    skip_missing: Annotated[
+        bool,
+        typer.Option(
+            "--skip-missing", help="Go without the sets that are not there.", rich_help_panel=_PANEL
+        ),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Folder of the report.",
+            rich_help_panel="Output",
+            show_default=False,
+        ),
+    ] = None,
+    resume: opt.ResumeReport = False,
+    append: opt.AppendReport = False,
+    overwrite: opt.OverwriteReport = False,
+    format: opt.FormatOption = None,
+    overlap: opt.OverlapOption = opt.Overlap.refuse,
+    fpr_mode: opt.FprModeOption = "canonical",
+    resamples: opt.Resamples = 1000,
+    model: opt.ModelOrOwn = None,
+    negatives: opt.Negatives = None,
+    template: opt.Template = None,
+    setting: opt.Setting = None,
+    fast_decode: opt.FastDecode = False,
+    device: opt.DeviceOption = opt.Device.auto,
+    precision: opt.PrecisionOption = opt.Precision.auto,
+    batch_size: opt.BatchSize = 32,
+    workers: opt.Workers = None,
+    seed: opt.Seed = 0,
+    cache: opt.CacheFolder = None,
+    no_cache: opt.NoCache = False,
+    quiet: opt.Quiet = False,
 ) -> None:
-    """Check the datasets of a published protocol, or build its image lists.
+    """Run a published protocol, check its datasets, or build its image lists.
+
+    Nothing is downloaded; --check says what must lie where, and under which licence.
 
     Examples:
 
       vlood bench
 
+      vlood bench world --method mcm,energy -o report
+
       vlood bench openood-imagenet1k --root data/ --check
+
+      vlood bench openood-imagenet1k --root data/ --method mcm,neglabel -o report
 
       vlood bench traditional-four --root data/ --build-lists data/ --check
     """
-    start_logging(quiet=False)
+    start_logging(quiet)
     from vlood.evaluation import suites
 
     as_json = json_lines or not sys.stdout.isatty()
@@ -69,12 +134,66 @@ def bench(
         _list_suites([suites.read_suite(name) for name in suites.suite_names()], as_json)
         return
     chosen = suites.read_suite(suite)
-    if not check and build_lists is None:
-        raise UsageError(_later(chosen, root))
-    if root is None:
-        raise UsageError("--check and --build-lists need --root, the folder of the datasets")
-    if not root.is_dir():
-        raise UsageError(f"--root {root}: is no folder; name the one that holds the datasets")
+    if check or build_lists is not None:
+        _look(chosen, _folder(root, "--check and --build-lists need"), check, build_lists, as_json)
+        return
+    from vlood.cli.evaluation import EvalOptions, carry_out, mode_of
+    from vlood.cli.prepare import (
+        ClassOptions,
+        ModelOptions,
+        ReadOptions,
+        open_detector,
+        refuse_with_detector,
+        split_names,
+    )
+    from vlood.engines.evaluating.suite_sets import left_out, licences, suite_sets
+
+    folders = detector or []
+    if folders:
+        given = {"--method": method, "--template": template, "--negatives": negatives}
+        refuse_with_detector({**given, "--set": setting})
+    how = EvalOptions(
+        folders=folders,
+        fpr_mode=fpr_mode,
+        resamples=resamples,
+        overlap=overlap.value,
+        output=output,
+        mode=mode_of(resume, append, overwrite),
+        format=format,
+        seed=seed,
+        title=f"{chosen.title}",
+        quiet=quiet,
+    )
+    how.check()
+    place = _drawn_world(quiet) if chosen.name == _WORLD and root is None else _folder(root)
+    sets = suite_sets(chosen, place, skip_missing=skip_missing)
+    held = open_detector(folders[0]) if folders else None
+    if held is not None:
+        wanted = ClassOptions.of_saved(held, classes, None, None, folders[0])
+    else:
+        names = split_names(method or ["mcm"])
+        wanted = ClassOptions.read(
+            classes or _classes(chosen), template, None, None, names, setting, negatives
+        )
+    usual = "bundled" if chosen.name == _WORLD else opt.DEFAULT_MODEL
+    run = ModelOptions(
+        model or (held.model_name if held else None) or usual,
+        device.value,
+        precision.value,
+        batch_size,
+        workers,
+        cache,
+        no_cache,
+    )
+    notes = [*chosen.notes, *left_out(chosen, sets)]
+    how = replace(how, classes=wanted, notes=notes, sections={"Licences": licences(chosen, sets)})
+    carry_out(sets, how, run, ReadOptions(None, False, fast_decode))
+
+
+def _look(chosen: Suite, root: Path, check: bool, build_lists: Path | None, as_json: bool) -> None:
+    """Build lists, or check what is there, or both."""
+    from vlood.evaluation import suites
+
     failed = False
     if build_lists is not None:
         if build_lists.exists() and not build_lists.is_dir():
@@ -85,10 +204,11 @@ def bench(
     if check:
         statuses = suites.check_suite(chosen, root)
         _print_statuses(statuses, as_json)
-        for overlap in suites.find_overlaps(chosen, root):
+        for shared in suites.find_overlaps(chosen, root):
+            images = "image" if shared.count == 1 else "images"
             warn(
-                f"{overlap.count:,} images of {overlap.ood} are in {overlap.id} too, such as "
-                f"{_shown(overlap.example)}: each is a sure error"
+                f"{shared.count:,} {images} of {shared.ood} are in {shared.id} too, such as "
+                f"{_shown(shared.example)}: each is a sure error"
             )
         lacking = [one for one in statuses if one.state != "present"]
         if lacking:
@@ -98,6 +218,32 @@ def bench(
         failed = failed or bool(lacking)
     if failed:
         raise typer.Exit(FAILED)
+
+
+def _folder(root: Path | None, asked: str = "a suite needs") -> Path:
+    if root is None:
+        raise UsageError(f"{asked} --root, the folder of the datasets")
+    if not root.is_dir():
+        raise UsageError(f"--root {root}: is no folder; name the one that holds the datasets")
+    return root
+
+
+def _classes(chosen: Suite) -> str:
+    """Return a suite's classes as --classes takes them."""
+    if chosen.classes is None:
+        raise UsageError(f"--classes is missing: the suite {chosen.name} does not name its classes")
+    return chosen.classes if isinstance(chosen.classes, str) else ",".join(chosen.classes)
+
+
+def _drawn_world(quiet: bool) -> Path:
+    """Draw the bundled world beside the user, once."""
+    from vlood.engines.demo import world_pictures, write_world
+
+    place = Path("vlood-world")
+    if not (place / "id" / "test").is_dir():
+        warn(f"drawing the pictogram world in {place}/", quiet=quiet)
+        write_world(place, world_pictures(0))
+    return place
 
 
 def _list_suites(found: list[Suite], as_json: bool) -> None:
@@ -179,24 +325,6 @@ def _print_built(built: list[BuiltList], as_json: bool) -> None:
         else:
             line = f"not made {one.set.group} {one.set.name}: {one.refused}"
             sys.stdout.write(_shown(line) + "\n")
-
-
-def _later(chosen: Suite, root: Path | None) -> str:
-    """Say that suites do not run yet, and which command measures the same today."""
-    base = Path("DIR") if root is None else root
-    known = chosen.group("id")[0]
-    others = [one for one in chosen.sets if one.group != "id"]
-    # One run has one --root, so an OOD set of the ID images' own folder makes a whole example.
-    near = next((one for one in others if one.images == known.images), others[0])
-    classes = chosen.classes if isinstance(chosen.classes, str) else "FILE"
-    places = [base / (one.list or one.place) for one in (known, near)]
-    folder = "" if known.list is None else f" --root {base / known.images}"
-    return (
-        f"running the suite {chosen.name} comes with a later version; today --check it, then run "
-        f"'vlood eval{folder} --classes {_FOLDERS.get(classes, classes)} --id {places[0]} "
-        f"--ood {near.group}:{near.name}={places[1]}', with one --ood for each set"
-        + ("" if known.list is None else " and one run for each image folder")
-    )
 
 
 def _shown(text: str) -> str:

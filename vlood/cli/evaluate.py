@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from vlood.cli import options as opt
-from vlood.cli.guard import SOME_UNREADABLE, guarded
-from vlood.cli.talk import note, progress, start_logging, warn
+from vlood.cli.guard import guarded
+from vlood.cli.talk import start_logging, warn
 from vlood.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from vlood.cli.prepare import Source
-    from vlood.detector.saved import SavedDetector
-    from vlood.engines.evaluating import SetScores
-    from vlood.engines.scoring import ScoredBatch
-    from vlood.evaluation.metrics import FprMode
-    from vlood.evaluation.results import ResultRow
 
 _PANEL = "Classes and method"
 
@@ -73,12 +63,51 @@ def evaluate(
         typer.Option(
             "-o",
             "--output",
-            help="Folder for results.json, results.csv and pictures.",
+            help="Folder of the report: report.html, results as json, csv, parquet, md and tex, "
+            "pictures, and every image's scores.",
             rich_help_panel="Output",
             show_default=False,
         ),
     ] = None,
+    resume: opt.ResumeReport = False,
+    append: opt.AppendReport = False,
+    overwrite: opt.OverwriteReport = False,
+    title: Annotated[
+        str | None,
+        typer.Option(help="Title of the page.", rich_help_panel="Output", show_default=False),
+    ] = None,
     format: opt.FormatOption = None,
+    shift: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--shift",
+            metavar="NAME[:1-5]",
+            help="Also make the --id images worse (fog:3, jpeg:1-5, contrast, ...): severity "
+            "curves, and full-spectrum rows with all of them on the ID side.",
+            rich_help_panel="Input",
+            show_default=False,
+        ),
+    ] = None,
+    overlap: opt.OverlapOption = opt.Overlap.refuse,
+    calibrate_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Other known images that set each detector's threshold; rates at it are measured "
+            "with intervals. Repeatable.",
+            rich_help_panel="Statistics",
+            show_default=False,
+        ),
+    ] = None,
+    tpr: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="The share of --calibrate-on images to keep; 0.95 by default.",
+            rich_help_panel="Statistics",
+            show_default=False,
+        ),
+    ] = None,
     id_labels: Annotated[
         Path | None,
         typer.Option(
@@ -87,21 +116,8 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    fpr_mode: Annotated[
-        str,
-        typer.Option(
-            help="canonical, interp or nearest: how FPR at 95 % TPR is read off the curve.",
-            rich_help_panel="Statistics",
-        ),
-    ] = "canonical",
-    resamples: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Bootstrap resamples of the AUROC interval; 0: none.",
-            rich_help_panel="Statistics",
-        ),
-    ] = 1000,
+    fpr_mode: opt.FprModeOption = "canonical",
+    resamples: opt.Resamples = 1000,
     negatives: opt.Negatives = None,
     template: opt.Template = None,
     class_embeddings: opt.ClassEmbeddings = None,
@@ -130,41 +146,25 @@ def evaluate(
 
       vlood eval --detector mine --detector other --id id/ --ood noise/ --save-figures
 
+      vlood eval --method all --classes c.txt --id test/ --ood far=x/ --shift fog --shift jpeg:3
+
       vlood eval --class-embeddings names.npy --id a.npy --id-labels labels.npy --ood b=b.npy
     """
     start_logging(quiet)
+    from vlood.cli.eval_sets import eval_sets
+    from vlood.cli.evaluation import EvalOptions, carry_out, mode_of
     from vlood.cli.prepare import (
         ClassOptions,
         ModelOptions,
         ReadOptions,
-        check_together,
-        check_width,
-        detectors_of,
-        embedding_width,
-        load_model,
-        open_cache,
         open_detector,
         refuse_with_detector,
-        scored,
-        sources_of,
         split_names,
     )
-    from vlood.detector.saved import check_backbone
-    from vlood.engines.evaluating import collect_scores, compare, result_rows, write_report
-    from vlood.engines.scoring import is_stream
-    from vlood.prompts.classes import ClassName, label_lookup
+    from vlood.methods import registry
 
-    methods = list(dict.fromkeys(split_names(method or ["mcm"])))
-    if fpr_mode not in ("canonical", "interp", "nearest"):
-        raise UsageError(f"--fpr-mode {fpr_mode}: expected canonical, interp or nearest")
-    mode: FprMode = fpr_mode  # type: ignore[assignment]
-    if format is opt.Format.parquet:
-        raise UsageError("--format parquet: a result has few rows; use jsonl, csv or table")
-    if output is not None and output.exists() and not output.is_dir():
-        raise UsageError(f"-o {output}: is a file; name a folder for the report")
     folders = detector or []
-    held = [open_detector(folder) for folder in folders]
-    if held:
+    if folders:
         refuse_with_detector(
             {
                 "--method": method,
@@ -176,11 +176,46 @@ def evaluate(
                 "--set": setting,
             }
         )
-        check_together(held, folders)
-    elif save_figures:
-        raise UsageError("--save-figures: needs --detector, the folders to write into")
+    if tpr is not None and not calibrate_on:
+        raise UsageError("--tpr: needs --calibrate-on IN..., images known to be in-distribution")
+    how = EvalOptions(
+        folders=folders,
+        fpr_mode=fpr_mode,
+        resamples=resamples,
+        overlap=overlap.value,
+        calibrate_on=calibrate_on or (),
+        tpr=0.95 if tpr is None else tpr,
+        output=output,
+        mode=mode_of(resume, append, overwrite),
+        save_figures=save_figures,
+        format=format,
+        seed=seed,
+        title=title or "",
+        quiet=quiet,
+    )
+    how.check()
+    sets = eval_sets(id_inputs, ood_inputs, shift or [], root=root, id_labels=id_labels)
+    if folders:
+        held = open_detector(folders[0])
+        wanted = ClassOptions.of_saved(held, classes, None, None, folders[0])
+        own_model = held.model_name
+    else:
+        own_model = None
+        wanted = ClassOptions.read(
+            classes,
+            template,
+            class_embeddings,
+            logit_scale,
+            split_names(method or ["mcm"]),
+            setting,
+            negatives,
+            negative_embeddings,
+        )
+        needs = [registry.get(name).record.needs for name in wanted.methods]
+        if wanted.negatives.named and not any("negatives" in each for each in needs):
+            warn(f"--negatives: {', '.join(wanted.methods)} score without them", quiet=quiet)
     run = ModelOptions(
-        model or (held[0].model_name if held else None) or opt.DEFAULT_MODEL,
+        model or own_model or opt.DEFAULT_MODEL,
         device.value,
         precision.value,
         batch_size,
@@ -189,174 +224,4 @@ def evaluate(
         no_cache,
     )
     read = ReadOptions(root, False, fast_decode, background)
-    known = sources_of(id_inputs)
-    sets = {named: sources_of(paths) for named, paths in _ood_sets(ood_inputs).items()}
-    sources = [known, *sets.values()]
-    if any("-" in source.inputs for source in sources):
-        raise UsageError("eval does not read stdin; name files, folders, lists or embeddings")
-    for source in sources:
-        source.check(read)
-    if held:
-        wanted = ClassOptions.of_saved(held[0], classes, None, None, folders[0])
-    else:
-        wanted = ClassOptions.read(
-            classes,
-            template,
-            class_embeddings,
-            logit_scale,
-            methods,
-            setting,
-            negatives,
-            negative_embeddings,
-        )
-    if id_labels is not None:
-        known = _with_labels(known, id_labels)
-
-    store = open_cache(run)
-    needs_model = not (class_embeddings or held)
-    needs_model = needs_model or any(one.embeddings is None for one in sources)
-    backbone = load_model(run) if needs_model else None
-    if held:
-        for one, folder in zip(held, folders, strict=True):
-            if backbone is not None:
-                check_backbone(one, backbone.identity(), f"--detector {folder}")
-        detectors = [one.detector for one in held]
-        names = [folder.resolve().name for folder in folders]
-    else:
-        detectors = detectors_of(wanted, backbone, store, quiet=quiet)
-        names = [one.method for one in detectors]
-    own = [one for one in detectors if not is_stream(one)]
-    streaming = len(own) < len(detectors)
-    for source in sources:
-        if source.embeddings is not None:
-            check_width(source.embeddings, source.inputs, embedding_width(detectors[0]))
-    named_classes = wanted.side.classes or tuple(map(ClassName.of, detectors[0].class_names))
-    index = label_lookup(named_classes)
-
-    def scores_of(source: Source, label: str) -> SetScores:
-        total = source.count(read) if sys.stderr.isatty() and not quiet else None
-        with progress(label, total, quiet=quiet) as bar:
-            batches = scored(source, own, backbone, run, read, store)
-            told = _told(batches, bar.advance)
-            return collect_scores(told, len(own), index, keep_features=streaming)
-
-    id_name = _set_name(id_inputs[0])
-    id_set = scores_of(known, f"ID {id_name}")
-    unmatched = id_set.labelled - int((id_set.true >= 0).sum())
-    if unmatched:
-        warn(
-            f"--id: the labels of {unmatched} of {len(id_set)} images are none of the classes; "
-            "accuracy is over the others",
-            quiet=quiet,
-        )
-    ood_scores = {named: scores_of(source, f"OOD {named[1]}") for named, source in sets.items()}
-    comparisons = compare(
-        detectors, id_set, ood_scores, names=names, batch_size=batch_size, seed=seed
-    )
-    rows = result_rows(comparisons, id_name, fpr_mode=mode, resamples=resamples, seed=seed)
-    if output is not None:
-        write_report(output, rows, comparisons)
-        note(f"report in {output}", quiet=quiet)
-    if save_figures:
-        _save_figures(held, folders, names, rows)
-    _print_rows(rows, format)
-    _report_unreadable([id_set, *ood_scores.values()], quiet)
-
-
-def _save_figures(
-    held: list[SavedDetector], folders: list[Path], names: list[str], rows: list[ResultRow]
-) -> None:
-    """Keep each detector's rows in its folder and on its card."""
-    from dataclasses import replace
-
-    from vlood.detector.folder import save_detector
-
-    for saved, folder, name in zip(held, folders, names, strict=True):
-        figures = [row.record() for row in rows if row.detector == name]
-        save_detector(folder, replace(saved, figures=figures))
-
-
-def _ood_sets(values: list[str]) -> dict[tuple[str, str], list[str]]:
-    """Read ``[GROUP:][NAME=]IN`` values into inputs by (group, name)."""
-    from vlood.evaluation.results import GROUPS
-
-    sets: dict[tuple[str, str], list[str]] = {}
-    for value in values:
-        text, group = value, "-"
-        head, colon, rest = value.partition(":")
-        if colon and head in GROUPS and not Path(value).exists():
-            group, text = head, rest
-        name, equals, path = text.partition("=")
-        if not equals or Path(text).exists():
-            name, path = _set_name(text), text
-        if not name or not path:
-            raise UsageError(f"--ood {value}: expected [GROUP:][NAME=]IN, e.g. near:tin=tin/")
-        sets.setdefault((group, name), []).append(path)
-    return sets
-
-
-def _set_name(path: str) -> str:
-    """Name a set after its file or folder."""
-    place = Path(path.rstrip("/") or path)
-    name = place.stem if place.suffix and not place.is_dir() else place.name
-    parent = place.resolve().parent.name
-    plain = ("features", "test", "train", "val", "images", "embeddings")
-    return f"{parent}/{name}" if name in plain and parent else name or str(path)
-
-
-def _with_labels(source: Source, path: Path) -> Source:
-    """Give the rows of one embedding file the labels of another file."""
-    from dataclasses import replace
-
-    from vlood.features.embeddings import read_labels
-
-    if source.embeddings is None or len(source.embeddings) != 1:
-        raise UsageError(
-            "--id-labels: goes with one --id file of embeddings; images take their labels from "
-            "folders or lists"
-        )
-    labels = read_labels(path)
-    stored = source.embeddings[0]
-    if len(labels) != len(stored.ids):
-        raise UsageError(
-            f"--id-labels {path}: {len(labels)} labels for the {len(stored.ids)} rows of "
-            f"{source.inputs[0]}; give one a row, in the same order"
-        )
-    return replace(source, embeddings=[replace(stored, labels=labels)])
-
-
-def _told(batches: Iterator[ScoredBatch], advance: Callable[[int], None]) -> Iterator[ScoredBatch]:
-    for batch in batches:
-        advance(len(batch.ids))
-        yield batch
-
-
-def _print_rows(rows: list[ResultRow], format: opt.Format | None) -> None:
-    import json
-
-    from vlood.evaluation.results import results_csv
-
-    chosen = format or (opt.Format.table if sys.stdout.isatty() else opt.Format.jsonl)
-    if chosen is opt.Format.csv:
-        sys.stdout.write(results_csv(rows))
-    elif chosen is opt.Format.jsonl:
-        for row in rows:
-            sys.stdout.write(json.dumps(row.record(), ensure_ascii=True) + "\n")
-    else:
-        from rich.console import Console
-
-        from vlood.evaluation.table import results_table
-
-        Console(highlight=False).print(results_table(rows))
-
-
-def _report_unreadable(sets: list[SetScores], quiet: bool) -> None:
-    from vlood.engines.records import printable
-
-    unreadable = {path: reason for one in sets for path, reason in one.unreadable.items()}
-    if not unreadable:
-        return
-    for path, reason in list(unreadable.items())[:20]:
-        warn(f"{printable(path)}: {printable(reason)}", quiet=quiet)
-    warn(f"{len(unreadable)} inputs could not be read and were left out", quiet=quiet)
-    raise typer.Exit(SOME_UNREADABLE)
+    carry_out(sets, replace(how, classes=wanted), run, read)

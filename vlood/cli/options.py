@@ -14,6 +14,7 @@ _MODEL = "Model"
 _INPUT = "Input"
 _CLASSES = "Classes and method"
 _OUTPUT = "Output"
+_STATISTICS = "Statistics"
 
 
 class Device(str, Enum):
@@ -41,6 +42,14 @@ class Format(str, Enum):
     csv = "csv"
     parquet = "parquet"
     table = "table"
+
+
+class Overlap(str, Enum):
+    """What becomes of images that are on both sides of an evaluation."""
+
+    refuse = "refuse"
+    drop = "drop"
+    keep = "keep"
 
 
 Inputs = Annotated[
@@ -213,5 +222,46 @@ FormatOption = Annotated[
         help="By default a table on a terminal, the ending of -o, or JSON Lines.",
         show_default=False,
         rich_help_panel=_OUTPUT,
+    ),
+]
+ResumeReport = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with a report that was stopped.", rich_help_panel=_OUTPUT),
+]
+AppendReport = Annotated[
+    bool,
+    typer.Option(
+        "--append",
+        help="Add detectors to a report of the same sets and model.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+OverwriteReport = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a report.", rich_help_panel=_OUTPUT)
+]
+OverlapOption = Annotated[
+    Overlap,
+    typer.Option(
+        "--overlap",
+        help="Images that are ID and in an OOD set, by path or content: refuse, drop them from "
+        "the OOD set, or keep them.",
+        rich_help_panel=_INPUT,
+    ),
+]
+FprModeOption = Annotated[
+    str,
+    typer.Option(
+        "--fpr-mode",
+        help="canonical, interp or nearest: how FPR at 95 % TPR is read off the curve.",
+        rich_help_panel=_STATISTICS,
+    ),
+]
+Resamples = Annotated[
+    int,
+    typer.Option(
+        "--resamples",
+        min=0,
+        help="Bootstrap draws of the 95 % intervals; 0: none.",
+        rich_help_panel=_STATISTICS,
     ),
 ]

@@ -12,14 +12,19 @@ from PIL import Image
 from vlood.backbone.load import load_backbone
 from vlood.detector.threshold import threshold_from_id
 from vlood.engines.detectors import classes_from_texts, fit_zero_shot
-from vlood.engines.evaluating import collect_scores, compare, result_rows, write_report
+from vlood.engines.evaluating.collecting import Collected, collect
+from vlood.engines.evaluating.comparing import Contestant, Evaluation, comparisons, result_rows
+from vlood.engines.evaluating.provenance import provenance
+from vlood.engines.evaluating.reporting import Measured, report_inputs, write_figures
+from vlood.engines.evaluating.sets import EvalSet
 from vlood.engines.records import COLUMNS, FileSink, Record, read_json_lines, rounded
 from vlood.engines.scoring import Decision, ScoredBatch, records_of, score_images
 from vlood.evaluation.contact_sheet import Shown, write_contact_sheet
+from vlood.evaluation.report.page import write_report_page
 from vlood.evaluation.results import ResultRow
 from vlood.features.stream import StreamSettings
 from vlood.images import world
-from vlood.images.sources import find_images
+from vlood.images.item import ImageItem
 from vlood.prompts.classes import label_lookup, read_classes
 from vlood.prompts.templates import DEFAULT_TEMPLATE
 
@@ -29,6 +34,7 @@ PICTURES = 1524
 CALIBRATION_PICTURES = 240
 _SHIFT = ("blur", 3)
 _SHOWN = 16
+_RESAMPLES = 200
 
 Advance = Callable[[str, int], None]
 
@@ -72,37 +78,59 @@ def run_demo(out: Path, *, seed: int, device: str, advance: Advance) -> DemoResu
     features = classes_from_texts(classes, [DEFAULT_TEMPLATE], backbone, None)
     detectors = fit_zero_shot(METHODS, features, backbone.logit_scale)
     settings = StreamSettings(batch_size=64)
-    index = label_lookup(classes)
 
-    def scored(folder: Path) -> Iterator[ScoredBatch]:
-        for batch in score_images(find_images([str(folder)]), backbone, detectors, settings):
+    def scored(items: Iterator[ImageItem] | None) -> Iterator[ScoredBatch]:
+        for batch in score_images(items or (), backbone, detectors, settings):
             advance("scoring", len(batch.ids))
             yield batch
 
-    calibration = collect_scores(scored(folders.known), len(detectors), index)
-    thresholds = [rounded(threshold_from_id(scores).value) for scores in calibration.scores]
+    calibration = collect(_set("known", "id", folders.known), scored, len(detectors))
+    thresholds = [rounded(threshold_from_id(one.scores).value) for one in calibration.judged]
     recorded_one = METHODS.index(RECORDED)
     decision = Decision(thresholds[recorded_one])
     sink = FileSink(out / "records.jsonl", "jsonl", COLUMNS, {})
     sink.start(resume=False, batch_size=settings.batch_size)
 
-    def recorded(folder: Path) -> Iterator[ScoredBatch]:
-        for batch in scored(folder):
+    def recorded(items: Iterator[ImageItem] | None) -> Iterator[ScoredBatch]:
+        for batch in scored(items):
             chosen = replace(batch, scores=[batch.scores[recorded_one]])
             sink.write(records_of(chosen, detectors[recorded_one], decision))
             yield batch
 
-    test, near, far, shifted = (
-        collect_scores(recorded(folder), len(detectors), index)
-        for folder in (folders.test, folders.near, folders.far, folders.shifted)
-    )
+    sets = [
+        _set("12 pictograms", "id", folders.test),
+        _set("others", "near", folders.near),
+        _set("letters", "far", folders.far),
+        _set("blurred", "shift", folders.shifted),
+    ]
+    test, near, far, shifted = (collect(one, recorded, len(detectors)) for one in sets)
     sink.close()
-    sets = {("near", "others"): near, ("far", "letters"): far}
-    comparisons = compare(detectors, test, sets)
-    rows = result_rows(comparisons, "12 pictograms", resamples=0, seed=seed)
-    write_report(out / "report", rows, comparisons)
+    note = f"set to keep 95 % of {len(calibration.images):,} other ID images"
+    contestants = [
+        Contestant(method, method, method, threshold=threshold, threshold_note=note)
+        for method, threshold in zip(METHODS, thresholds, strict=True)
+    ]
+    found = Evaluation(
+        test.images,
+        {one.images.name: one.images for one in (near, far)},
+        contestants,
+        {
+            (method, one.images.name): judged
+            for one in (test, near, far)
+            for method, judged in zip(METHODS, one.judged, strict=True)
+        },
+        label_lookup(classes),
+        tuple(one.name for one in classes),
+    )
+    measured = Measured(result_rows(found, resamples=_RESAMPLES, seed=seed), comparisons(found))
+    write_figures(out / "report", found, measured)
+    facts = provenance(found, backbone, [], {"bootstrap draws": f"{_RESAMPLES}, seed {seed}"})
+    page = report_inputs(
+        found, measured, sets[:3], title="The demo's world", provenance=facts, notes=[]
+    )
+    write_report_page(out / "report" / "report.html", page)
     write_extremes(out / "contact-sheet.png", read_json_lines(out / "records.jsonl"))
-    decided = {
+    decided: dict[str, Collected] = {
         "the 12 known pictograms": test,
         "the same, blurred": shifted,
         "other pictograms": near,
@@ -110,12 +138,17 @@ def run_demo(out: Path, *, seed: int, device: str, advance: Advance) -> DemoResu
     }
     called = {
         name: {
-            method: float((scores < threshold).mean())
-            for method, scores, threshold in zip(METHODS, one.scores, thresholds, strict=True)
+            method: float((judged.scores < threshold).mean())
+            for method, judged, threshold in zip(METHODS, one.judged, thresholds, strict=True)
         }
         for name, one in decided.items()
     }
-    return DemoResult(rows, called, {name: len(one) for name, one in decided.items()})
+    rows = list(measured.rows)
+    return DemoResult(rows, called, {name: len(one.images) for name, one in decided.items()})
+
+
+def _set(name: str, group: str, folder: Path) -> EvalSet:
+    return EvalSet(name, group, (str(folder),))
 
 
 def world_pictures(seed: int) -> Iterator[world.WorldImage]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ from vlood.engines.streaming import StreamOrder, start_stream, step_stream
 from vlood.features.cache import FeatureCache
 from vlood.features.embeddings import Embeddings
 from vlood.features.stream import StreamSettings, encode_images
+from vlood.images.loader import image_digest
 from vlood.images.sources import ImageItem
 from vlood.methods import registry
 from vlood.methods.contract import Detector, Scores, State
@@ -110,7 +111,8 @@ def is_stream(detector: Detector) -> bool:
 class ScoredBatch:
     """One batch of inputs and what a detector says of those that could be read.
 
-    ``scores`` has one row for each entry of ``positions``, which index ``ids`` and ``labels``.
+    ``scores`` has one row for each entry of ``positions``, which index ``ids`` and ``labels``, and
+    ``digests`` the digest of each one's content. ``encoded`` counts the images the model ran on.
     """
 
     ids: list[str]
@@ -119,6 +121,8 @@ class ScoredBatch:
     features: ImageFeatures
     scores: list[Scores]
     errors: dict[int, str]
+    digests: list[bytes] = field(default_factory=list)
+    encoded: int = 0
 
 
 def needs_local(detectors: Iterable[Detector]) -> bool:
@@ -149,6 +153,8 @@ def score_images(
             features=batch.features,
             scores=scorer.score(batch.features, [ids[row] for row in batch.positions.tolist()]),
             errors=batch.errors,
+            digests=batch.digests,
+            encoded=batch.encoded,
         )
 
 
@@ -173,6 +179,7 @@ def score_embeddings(
             features=features,
             scores=scorer.score(features, ids),
             errors={},
+            digests=[image_digest(row.tobytes()) for row in raw],
         )
 
 

@@ -74,8 +74,8 @@ class EvalMetrics:
         auroc_ci_low: lower end of the AUROC's bootstrap interval; `None` when not drawn.
         auroc_ci_high: upper end.
         oscr: area under the open-set classification rate; `None` without labels.
-        threshold: the deployed threshold, set on other images; `None` without one. 0 where every
-            class has its own and scores are taken relative to it.
+        threshold: the deployed threshold, set on other images; `None` without one, and where
+            classes have their own.
         tpr: share of ID images accepted at that threshold.
         fpr: share of OOD images accepted at it.
 

@@ -53,6 +53,7 @@ def find_overlap(
     *,
     id_digests: Sequence[Hashable | None] | None = None,
     ood_digests: Sequence[Hashable | None] | None = None,
+    by_path: bool = True,
     examples: int = 3,
 ) -> Overlap:
     """Return the images of an ID set [N] that are also in an OOD set [M].
@@ -66,6 +67,7 @@ def find_overlap(
         ood_paths: where each OOD image lies [M].
         id_digests: of each ID image's bytes [N]; None where it is not known, which matches nothing.
         ood_digests: the same of each OOD image [M], by the same hash.
+        by_path: whether paths are compared; not where they are names of rows.
         examples: how many paths to name.
 
     Raises:
@@ -76,7 +78,7 @@ def find_overlap(
     ood_contents = _checked_digests(ood_digests, len(ood_places), "OOD")
     if (id_digests is None) != (ood_digests is None):
         raise UsageError("Digests are given for one side only; give them for both or for neither.")
-    places = set(id_places) & set(ood_places)
+    places = set(id_places) & set(ood_places) if by_path else set()
     contents = (set(id_contents) & set(ood_contents)) - {None}
 
     def rows(named: list[str], held: Sequence[Hashable | None]) -> tuple[int, ...]:

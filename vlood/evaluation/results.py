@@ -12,7 +12,6 @@ from typing import Any
 
 from vlood.errors import UsageError, VloodError
 from vlood.evaluation.metrics import EvalMetrics
-from vlood.evaluation.report_files import write_file
 
 GROUPS = ("near", "far", "shift", "-")
 """The kinds of dataset: near-OOD, far-OOD, covariate-shifted ID, and not grouped."""
@@ -131,24 +130,6 @@ def results_csv(rows: Sequence[ResultRow]) -> str:
     writer.writeheader()
     writer.writerows(row.record() for row in rows)
     return text.getvalue()
-
-
-def write_results(folder: Path, rows: Sequence[ResultRow]) -> list[Path]:
-    """Write `results` and `group_means`, each as `.json` and `.csv`; return their paths.
-
-    Each file is written whole or not at all.
-
-    Raises:
-        VloodError: the folder cannot be written.
-    """
-    written = []
-    for name, table in (("results", rows), ("group_means", group_means(rows))):
-        for suffix, text in ((".json", results_json(table)), (".csv", results_csv(table))):
-            path = folder / f"{name}{suffix}"
-            # An undecodable byte in a name becomes \udcXX, which JSON reads back as it was.
-            write_file(path, text.encode("utf-8", "backslashreplace"))
-            written.append(path)
-    return written
 
 
 def _metrics_of(record: Mapping[str, Any]) -> EvalMetrics:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -44,8 +44,8 @@ def severity_row(
     shift: str,
     severity: int,
     scores: ArrayLike,
-    ood_scores: Mapping[str, ArrayLike] | Sequence[ArrayLike],
-    threshold: float,
+    ood_scores: Sequence[ArrayLike],
+    accepted: float,
     id_accuracy: float | None,
 ) -> SeverityRow:
     """Measure one detector's scores [N] of ID images under a shift.
@@ -56,21 +56,20 @@ def severity_row(
         severity: 0 to 5.
         scores: of the shifted images.
         ood_scores: of each OOD set [M], not shifted.
-        threshold: images at or above it are accepted.
+        accepted: share of the shifted images that the detector's threshold accepts.
         id_accuracy: on the shifted images, or None.
 
     Raises:
         UsageError: a side is empty or not finite.
     """
     values = checked_scores(scores, "shifted ID")
-    others = list(ood_scores.values() if isinstance(ood_scores, Mapping) else ood_scores)
-    areas = [auroc(values, one) for one in others]
+    areas = [auroc(values, one) for one in ood_scores]
     return SeverityRow(
         detector=detector,
         shift=shift,
         severity=severity,
         n=values.size,
-        accepted=float(np.mean(values >= threshold)),
+        accepted=accepted,
         auroc=float(np.mean(areas)) if areas else None,
         id_accuracy=id_accuracy,
     )

@@ -32,13 +32,17 @@ _COMMIT_ROWS = 4096
 class EncodedBatch:
     """One batch of inputs: embeddings of those that could be read, reasons for the others.
 
-    ``features`` has one row for each entry of ``positions``, which index ``items``.
+    ``features`` has one row for each entry of ``positions``, which index ``items``, and
+    ``digests`` the 16-byte digest of each. ``encoded`` counts what the model ran on: what was
+    remembered, or twice in the batch, is not among it.
     """
 
     items: list[ImageItem]
     positions: NDArray[np.int64]
     features: ImageFeatures
     errors: dict[int, str]
+    digests: list[bytes] = field(default_factory=list)
+    encoded: int = 0
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,8 @@ def _encode(
     order = [one.digest for _, one in readable if one.digest is not None]
     positions = np.array([row for row, _ in readable], np.int64)
     features = _gather(order, list(wanted), fresh, space, backbone.embed_dim)
-    return EncodedBatch([one.item for one in fetched], positions, features, errors)
+    items = [one.item for one in fetched]
+    return EncodedBatch(items, positions, features, errors, order, len(wanted))
 
 
 def _gather(

@@ -18,6 +18,7 @@ from PIL import Image, ImageFile
 from vlood.errors import ImageError, VloodError
 from vlood.images.integrity import find_damage
 from vlood.images.modes import to_rgb
+from vlood.images.shifts import SHIFTS_VERSION, Shift, content_seed, shifted
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 """Pillow's names of the formats read; multi-picture JPEG (MPO) comes under JPEG."""
@@ -51,12 +52,15 @@ class DecodeSettings:
             photographs; the pixels differ slightly from a full decode.
         background: 8-bit RGB colour behind transparent pixels.
         max_pixels: refuse images with more pixels; None: sized to this machine's memory.
+        shift: make every picture worse in this way, or None. A picture larger than the model sees
+            is reduced first, so that a severity means the same for large and small ones.
 
     """
 
     fast: bool = False
     background: tuple[int, int, int] = (255, 255, 255)
     max_pixels: int | None = None
+    shift: Shift | None = None
 
     @property
     def pixel_cap(self) -> int:
@@ -67,7 +71,8 @@ class DecodeSettings:
         """Return a stable text of all that changes pixels, for cache keys and records."""
         red, green, blue = self.background
         scaling = "dct-scaled-jpeg" if self.fast else "full"
-        return f"decode={scaling} background=#{red:02x}{green:02x}{blue:02x}"
+        shift = "" if self.shift is None else f" shift={self.shift} v{SHIFTS_VERSION}"
+        return f"decode={scaling} background=#{red:02x}{green:02x}{blue:02x}{shift}"
 
 
 def decode(data: bytes, settings: DecodeSettings, *, draft_side: int | None = None) -> Image.Image:
@@ -106,7 +111,11 @@ def decode(data: bytes, settings: DecodeSettings, *, draft_side: int | None = No
             raise ImageError(f"the {image.format} image is damaged or truncated: {damage}")
         upright = _UPRIGHT.get(_orientation(image))
         picture = to_rgb(image, settings.background)
-        return picture if upright is None else picture.transpose(upright)
+        picture = picture if upright is None else picture.transpose(upright)
+        if settings.shift is None:
+            return picture
+        side = draft_side or _DEFAULT_SIDE
+        return _shifted(picture, settings.shift, side, content_seed(data))
     except ImageError:
         raise
     except MemoryError:
@@ -114,6 +123,15 @@ def decode(data: bytes, settings: DecodeSettings, *, draft_side: int | None = No
     except Exception as error:
         # Pillow's decoders raise nearly anything on damaged bytes; all of it means the same.
         raise ImageError(f"the {image.format} image is damaged or truncated: {error}") from None
+
+
+def _shifted(picture: Image.Image, shift: Shift, side: int, seed: int) -> Image.Image:
+    """Bring the short side down to what the model sees, then make the picture worse."""
+    factor = side / min(picture.size)
+    if factor < 1:
+        width, height = (max(1, round(length * factor)) for length in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return shifted(picture, shift.name, shift.severity, seed)
 
 
 def default_max_pixels() -> int:

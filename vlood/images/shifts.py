@@ -30,6 +30,9 @@ from vlood.errors import UsageError
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
+SHIFTS_VERSION = 1
+"""Raised when a shift's pixels change, so that remembered embeddings are made anew."""
+
 Pixels = NDArray[np.float32]
 """A picture [H, W, 3] in 0 .. 255."""
 
@@ -65,6 +68,25 @@ def parse_shift(text: str) -> Shift:
             f"the shift {text!r} has no severity from 1 (weak) to 5 (strong); write {name}:3"
         )
     return Shift(name, int(severity))
+
+
+def parse_shifts(text: str) -> list[Shift]:
+    """Read ``NAME``, ``NAME:3`` or ``NAME:1-5``; a name alone means all five severities.
+
+    Raises:
+        UsageError: it has another form, or there is no such shift or severity.
+    """
+    name, colon, severities = text.partition(":")
+    if not colon:
+        severities = "1-5"
+    low, dash, high = severities.partition("-")
+    first = parse_shift(f"{name}:{low}")
+    last = parse_shift(f"{name}:{high}") if dash else first
+    if last.severity < first.severity:
+        raise UsageError(
+            f"the shift {text!r} runs from {low} down to {high}; write the weaker severity first"
+        )
+    return [Shift(name, severity) for severity in range(first.severity, last.severity + 1)]
 
 
 def content_seed(data: bytes) -> int:

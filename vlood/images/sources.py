@@ -14,7 +14,7 @@ from typing import BinaryIO
 from vlood.errors import UsageError
 from vlood.images.folders import IMAGE_SUFFIXES, holds_image, labelled_classes, walk_folder
 from vlood.images.item import ImageItem
-from vlood.images.lists import LIST_SUFFIXES, read_list, read_stdin
+from vlood.images.lists import LIST_SUFFIXES, read_list, read_stdin, split_joined
 from vlood.images.shards import COMPRESSED_SUFFIXES, read_shard
 
 __all__ = ["IMAGE_SUFFIXES", "ImageItem", "find_images", "labelled_classes"]
@@ -37,7 +37,8 @@ def find_images(
     name's ending decides.
 
     Args:
-        inputs: files, folders, globs, `.txt` / `.csv` / `.jsonl` lists, `.tar` shards, `-`.
+        inputs: files, folders, globs, `.txt` / `.csv` / `.jsonl` lists (several joined by `///`
+            are one after the other), `.tar` shards, `-`.
         root: where relative paths in lists and on stdin start; default for lists: their folder.
         stdin: the byte stream read for `-`.
         null_separated: paths on `stdin` end at null bytes instead of line breaks.
@@ -50,8 +51,8 @@ def find_images(
         raise UsageError("no images were named; give files, folders, lists, shards or -")
     if sum(text == STDIN for text in inputs) > 1:
         raise UsageError("standard input (-) can be read once only; name it once")
-    named = [path for text in inputs for path in _expand(text)]
-    typed = set(inputs)
+    typed = [part for text in inputs for part in split_joined(text)]
+    named = [path for text in typed for path in _expand(text)]
     for path in named:
         _check(path, root, stdin, typed=path in typed)
     return _stream(named, root, stdin, null_separated)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlood.evaluation.overlap import find_overlap
 from vlood.evaluation.suites.suite import Suite, SuiteSet
 from vlood.images.folders import walk_folder
 from vlood.images.item import ImageItem
@@ -37,7 +38,7 @@ class SetStatus:
 
 
 @dataclass(frozen=True)
-class Overlap:
+class SharedImages:
     """Images that an ID set and an OOD set have in common: a sure error each.
 
     Attributes:
@@ -65,19 +66,20 @@ def check_suite(suite: Suite, root: Path) -> list[SetStatus]:
     return [_check(one, root) for one in suite.sets]
 
 
-def find_overlaps(suite: Suite, root: Path) -> list[Overlap]:
+def find_overlaps(suite: Suite, root: Path) -> list[SharedImages]:
     """Return the pairs of an ID side and an OOD set that share images, among the sets present.
 
     Raises:
         UsageError: a list is there but cannot be read.
     """
-    paths = {one.name: {item.path for item in _items(one, root)} for one in suite.sets}
+    paths = {one.name: [item.path for item in _items(one, root)] for one in suite.sets}
     found = []
     for known in (*suite.group("id"), *suite.group("shift")):
         for other in (*suite.group("near"), *suite.group("far")):
-            shared = paths[known.name] & paths[other.name]
-            if shared:
-                found.append(Overlap(known.name, other.name, len(shared), min(shared)))
+            overlap = find_overlap(paths[known.name], paths[other.name], examples=1)
+            if overlap:
+                example = overlap.examples[0]
+                found.append(SharedImages(known.name, other.name, overlap.count, example))
     return found
 
 

@@ -1,0 +1,99 @@
+"""Turn ``--id``, ``--ood`` and ``--shift`` into the sets of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from vlood.cli.prepare import sources_of
+from vlood.engines.evaluating.sets import ID, EvalSet
+from vlood.errors import UsageError
+from vlood.features.embeddings import Embeddings, read_labels
+from vlood.images.shifts import parse_shifts
+
+_PLAIN = ("features", "test", "train", "val", "images", "embeddings")
+"""Names that say nothing without the folder above."""
+
+
+def eval_sets(
+    known: Sequence[str],
+    others: Sequence[str],
+    shifts: Sequence[str],
+    *,
+    root: Path | None,
+    id_labels: Path | None = None,
+) -> list[EvalSet]:
+    """Return the ID set, the other sets and the shifted forms of the ID set, in this order.
+
+    Raises:
+        UsageError: a value has another form, an input is wrong, or stdin is named.
+    """
+    held = _set(set_name(known[0]), ID, known, root)
+    if id_labels is not None:
+        held = replace(held, embeddings=(_labelled(held, id_labels),))
+    wanted = [shift for text in shifts for shift in parse_shifts(text)]
+    if wanted and held.embeddings is not None:
+        raise UsageError("--shift: needs --id images; embeddings hold no pictures to make worse")
+    made = [
+        replace(held, name=str(shift), group="shift", shift=shift)
+        for shift in dict.fromkeys(wanted)
+    ]
+    named = [
+        _set(name, group, inputs, root) for (group, name), inputs in _named_inputs(others).items()
+    ]
+    return [held, *named, *made]
+
+
+def set_name(path: str) -> str:
+    """Name a set after its file or folder."""
+    place = Path(path.rstrip("/") or path)
+    name = place.stem if place.suffix and not place.is_dir() else place.name
+    parent = place.resolve().parent.name
+    return f"{parent}/{name}" if name in _PLAIN and parent else name or str(path)
+
+
+def _set(name: str, group: str, inputs: Sequence[str], root: Path | None) -> EvalSet:
+    if "-" in inputs:
+        raise UsageError("eval does not read stdin; name files, folders, lists or embeddings")
+    source = sources_of(inputs)
+    held = None if source.embeddings is None else tuple(source.embeddings)
+    return EvalSet(name, group, tuple(source.inputs), root, held)
+
+
+def _named_inputs(values: Sequence[str]) -> dict[tuple[str, str], list[str]]:
+    """Read ``[GROUP:][NAME=]IN`` values into inputs by (group, name)."""
+    from vlood.evaluation.results import GROUPS
+
+    sets: dict[tuple[str, str], list[str]] = {}
+    for value in values:
+        text, group = value, "-"
+        head, colon, rest = value.partition(":")
+        if colon and head in GROUPS and not Path(value).exists():
+            group, text = head, rest
+        name, equals, path = text.partition("=")
+        if not equals or Path(text).exists():
+            name, path = set_name(text), text
+        if not name or not path:
+            raise UsageError(f"--ood {value}: expected [GROUP:][NAME=]IN, e.g. near:tin=tin/")
+        if "@" in name:
+            raise UsageError(f"--ood {value}: a set's name has no @; name it in another way")
+        sets.setdefault((group, name), []).append(path)
+    return sets
+
+
+def _labelled(held: EvalSet, path: Path) -> Embeddings:
+    """Give the rows of one embedding file the labels of another file."""
+    if held.embeddings is None or len(held.embeddings) != 1:
+        raise UsageError(
+            "--id-labels: goes with one --id file of embeddings; images take their labels from "
+            "folders or lists"
+        )
+    labels = read_labels(path)
+    stored = held.embeddings[0]
+    if len(labels) != len(stored.ids):
+        raise UsageError(
+            f"--id-labels {path}: {len(labels)} labels for the {len(stored.ids)} rows of "
+            f"{held.inputs[0]}; give one a row, in the same order"
+        )
+    return replace(stored, labels=list(labels))
