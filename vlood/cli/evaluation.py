@@ -346,9 +346,11 @@ def print_rows(rows: Sequence[ResultRow], format: opt.Format | None) -> None:
     else:
         from rich.console import Console
 
-        from vlood.evaluation.table import results_table
+        from vlood.evaluation.table import results_tables
 
-        Console(highlight=False).print(results_table(rows))
+        console = Console(highlight=False)
+        for table in results_tables(rows):
+            console.print(table)
 
 
 def _report_unreadable(outcome: Outcome, quiet: bool) -> None:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from vlood.evaluation.metrics import EvalMetrics
 from vlood.evaluation.report_files import printable
-from vlood.evaluation.results import ResultRow, group_means
+from vlood.evaluation.results import ResultRow, group_means, side_of
 
 _Cell = Callable[[EvalMetrics], str]
 
@@ -45,14 +45,25 @@ def results_table(rows: Sequence[ResultRow], *, title: str | None = None) -> Tab
         table.add_row(*cells, style="italic" if mean else None, end_section=last)
 
     means = _telling_means(rows)
-    detectors = list(dict.fromkeys(map(_detector, rows)))
+    detectors = list(dict.fromkeys(map(side_of, rows)))
     for detector in detectors:
-        own = [(row, False) for row in rows if _detector(row) == detector]
-        own += [(row, True) for row in means if _detector(row) == detector]
+        own = [(row, False) for row in rows if side_of(row) == detector]
+        own += [(row, True) for row in means if side_of(row) == detector]
         for i, (row, mean) in enumerate(own):
             last = len(own) > 1 and i == len(own) - 1 and detector != detectors[-1]
             add(row, mean=mean, last=last)
     return table
+
+
+def results_tables(rows: Sequence[ResultRow]) -> list[Table]:
+    """Return `results_table` for each ID side: the ID set itself, and with its shifted forms."""
+    sides = list(dict.fromkeys((row.id, row.spectrum) for row in rows))
+    tables = []
+    for side in sides:
+        own = [row for row in rows if (row.id, row.spectrum) == side]
+        title = "Full spectrum: shifted ID images on the ID side too" if side[1] else None
+        tables.append(results_table(own, title=title))
+    return tables
 
 
 def percent(fraction: float | None) -> str:
@@ -61,21 +72,22 @@ def percent(fraction: float | None) -> str:
 
 
 def _marked(row: ResultRow) -> str:
-    return f"{row.detector} * {row.stream}" if row.stream else row.detector
-
-
-def _detector(row: ResultRow) -> tuple[str, str, str]:
-    return row.detector, row.method, row.id
+    name = row.detector
+    if row.shots is not None:
+        name += f" {row.shots}-shot"
+    if row.seed is not None:
+        name += f" seed {row.seed}"
+    return f"{name} * {row.stream}" if row.stream else name
 
 
 def _telling_means(rows: Sequence[ResultRow]) -> list[ResultRow]:
-    sizes = Counter((_detector(row), row.group) for row in rows)
-    return [mean for mean in group_means(rows) if sizes[_detector(mean), mean.group] > 1]
+    sizes = Counter((side_of(row), row.group) for row in rows)
+    return [mean for mean in group_means(rows) if sizes[side_of(mean), mean.group] > 1]
 
 
 def _name_columns(rows: Sequence[ResultRow]) -> dict[str, Callable[[ResultRow], str]]:
     columns: dict[str, Callable[[ResultRow], str]] = {}
-    if len({(row.detector, row.method) for row in rows}) > 1:
+    if len({(row.detector, row.method, row.seed, row.shots) for row in rows}) > 1:
         columns["Detector"] = _marked
         if any(row.method != row.detector for row in rows):
             columns["Method"] = lambda row: row.method
@@ -108,8 +120,8 @@ def _interval(metrics: EvalMetrics) -> str:
 
 def _caption(rows: Sequence[ResultRow]) -> Text:
     lines = []
-    if rows and len(set(map(_detector, rows))) == 1:
-        detector, method, _ = _detector(rows[0])
+    if rows and len(set(map(side_of, rows))) == 1:
+        detector, method = rows[0].detector, rows[0].method
         shown = _marked(rows[0])
         lines.append(f"Detector: {shown}" + ("" if method == detector else f" ({method})"))
     if len({(row.id, row.metrics.n_id) for row in rows}) == 1:

@@ -52,6 +52,11 @@ def get(name: str) -> Method:
         UsageError: no such method.
         VloodError: another package offers it, but it cannot be loaded.
     """
+    # Asked for at every batch, and looking through all installed packages takes milliseconds; a
+    # method of vlood's own needs no look, for it cannot be replaced.
+    own = next((entry for entry in BUILT_INS if _plain(entry.name) == _plain(name)), None)
+    if own is not None:
+        return _load(own)
     registered = _registered()
     found = {_plain(each): entry for each, entry in registered.items()}.get(_plain(name))
     if found is None:
