@@ -88,6 +88,7 @@ def test_a_plug_in_cannot_replace_a_built_in(
     plug_ins.append(entry("mcm", "plugged_method:METHOD"))
     with caplog.at_level(logging.WARNING):
         assert registry.get("mcm").fit.__module__ == "vlood.methods.mcm"  # type: ignore[attr-defined]
+        registry.names()
     assert "left out" in caplog.text
 
 

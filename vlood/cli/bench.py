@@ -207,7 +207,7 @@ def _look(chosen: Suite, root: Path, check: bool, build_lists: Path | None, as_j
         for shared in suites.find_overlaps(chosen, root):
             images = "image" if shared.count == 1 else "images"
             warn(
-                f"{shared.count:,} {images} of {shared.ood} are in {shared.id} too, such as "
+                f"{shared.ood} shares {shared.count:,} {images} with {shared.id}, such as "
                 f"{_shown(shared.example)}: each is a sure error"
             )
         lacking = [one for one in statuses if one.state != "present"]

@@ -33,7 +33,7 @@ def run_facts(command: str, started: str, seconds: float, encoded: int) -> dict[
         "command": command,
         "started": started,
         "seconds": f"{seconds:.1f}",
-        "images the model ran on": f"{encoded:,}",
+        "images of the sets encoded": f"{encoded:,}",
         "vlood": __version__,
     }
 

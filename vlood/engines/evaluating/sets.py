@@ -124,12 +124,6 @@ def check_sets(sets: Sequence[EvalSet]) -> None:
         UsageError: there is no ID or no OOD set, two sets have the same name or the very same
             inputs, or an input is wrong.
     """
-    names = [one.name for one in sets]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise UsageError(
-            f"two sets are called {twice}; name them apart, as in --ood {twice}-2=FOLDER"
-        )
     seen: dict[tuple[object, ...], str] = {}
     for one in sets:
         key = (tuple(_place(text, one.root) for text in one.inputs), one.shift)
@@ -139,6 +133,13 @@ def check_sets(sets: Sequence[EvalSet]) -> None:
                 "one of them out"
             )
         seen[key] = one.name
+    names = [one.name for one in sets]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(
+            f"two sets are called {twice}; name them apart, as in --ood {twice}-2=FOLDER"
+        )
+    for one in sets:
         if one.embeddings is None:
             one.items()
 

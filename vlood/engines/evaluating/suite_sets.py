@@ -9,7 +9,7 @@ from vlood.errors import UsageError, VloodError
 from vlood.evaluation.suites import SetStatus, Suite, SuiteSet, check_suite
 from vlood.images.lists import split_joined
 
-_SHOWN = 4
+_SHOWN = 9
 
 
 def suite_sets(suite: Suite, root: Path, *, skip_missing: bool = False) -> list[EvalSet]:
@@ -67,9 +67,11 @@ def _set(one: SuiteSet, root: Path) -> EvalSet:
 
 
 def _told(suite: Suite, root: Path, lacking: list[SetStatus], total: int) -> str:
-    shown = "; ".join(f"{one.set.name}: {one.problem}" for one in lacking[:_SHOWN])
-    more = f"; and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
+    first = lacking[0]
+    names = ", ".join(one.set.name for one in lacking[:_SHOWN])
+    more = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
     return (
         f"{len(lacking)} of the {total} sets of {suite.name} are not whole below {root} "
-        f"({shown}{more}); --check says how they must lie, --skip-missing goes without them"
+        f"({names}{more}; of {first.set.name}, {first.problem}); --check says how they must lie, "
+        "--skip-missing goes without those that are not ID"
     )
