@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from vlood.backbone.image_features import ImageFeatures
     from vlood.backbone.load import load_backbone
     from vlood.detector.threshold import threshold_from_id
-    from vlood.engines.detectors import classes_from_files, classes_from_texts, fit_zero_shot
+    from vlood.engines.detectors import (
+        TextSide,
+        classes_from_files,
+        classes_from_texts,
+        fit_zero_shot,
+    )
+    from vlood.engines.few_shot import fit_from_images
     from vlood.engines.loaded import LoadedDetector, ScoredImages, load
     from vlood.engines.scoring import score_embeddings, score_images
     from vlood.errors import ImageError, UsageError, VloodError
@@ -25,6 +31,7 @@ if TYPE_CHECKING:
     from vlood.methods.contract import Detector, Method, MethodRecord, Scores
     from vlood.prompts.classes import read_classes
     from vlood.prompts.templates import read_templates
+    from vlood.training.labelled import LabelledFeatures
 
 __version__ = "0.1.0"
 
@@ -33,12 +40,14 @@ _HOMES = {
     "FeatureCache": "features.cache",
     "ImageError": "errors",
     "ImageFeatures": "backbone.image_features",
+    "LabelledFeatures": "training.labelled",
     "LoadedDetector": "engines.loaded",
     "Method": "methods.contract",
     "MethodRecord": "methods.contract",
     "ScoredImages": "engines.loaded",
     "Scores": "methods.contract",
     "StreamSettings": "features.stream",
+    "TextSide": "engines.detectors",
     "UsageError": "errors",
     "VloodError": "errors",
     "classes_from_files": "engines.detectors",
@@ -46,6 +55,7 @@ _HOMES = {
     "encode_images": "features.stream",
     "evaluate": "evaluation.evaluate",
     "find_images": "images.sources",
+    "fit_from_images": "engines.few_shot",
     "fit_zero_shot": "engines.detectors",
     "load": "engines.loaded",
     "load_backbone": "backbone.load",
@@ -62,12 +72,14 @@ __all__ = [
     "FeatureCache",
     "ImageError",
     "ImageFeatures",
+    "LabelledFeatures",
     "LoadedDetector",
     "Method",
     "MethodRecord",
     "ScoredImages",
     "Scores",
     "StreamSettings",
+    "TextSide",
     "UsageError",
     "VloodError",
     "classes_from_files",
@@ -75,6 +87,7 @@ __all__ = [
     "encode_images",
     "evaluate",
     "find_images",
+    "fit_from_images",
     "fit_zero_shot",
     "load",
     "load_backbone",

@@ -190,6 +190,7 @@ def test_a_threshold_set_by_hand_goes_first_and_those_of_classes_are_told(
         ("neglabel", {"temperature": 3.0}),
         ("clipn", {"rule": "ctw"}),
         ("linear-probe", {"score": "entropy"}),
+        ("linear-probe", {"embeddings": "unit"}),
     ],
 )
 def test_the_printed_lines_score_as_vlood_does(
@@ -294,6 +295,7 @@ def test_a_name_that_is_no_line_is_refused_for_npy(
         *((method, {}) for method in (*SIMPLE, *LOCAL)),
         ("clipn", {"rule": "ctw"}),
         ("linear-probe", {"score": "entropy"}),
+        ("linear-probe", {"embeddings": "unit"}),
         ("mcm", {"temperature": 0.02}),
         ("energy", {"temperature": 3.0}),
         ("neglabel", {"temperature": 0.2}),

@@ -696,6 +696,7 @@ def test_linear_probe(target: Target, tmp_path: Path) -> None:
     made = import_detector("cooked-probe", [write(tmp_path / "p.ckpt", state)], target)
     held = back(made, tmp_path / "made")
     assert held.detector.method == "linear-probe"
+    assert held.detector.settings.solver == "imported"
     np.testing.assert_array_equal(held.detector.tensors["weight"], state["fc.weight"].numpy())
     assert "same shape" in made.report.notes[0]
     renamed = {

@@ -1,4 +1,4 @@
-"""The linear probe on raw features, and the mean of several classifiers."""
+"""The linear probe: trained, on raw or unit features, and the mean of several classifiers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from vlood.methods.contract import Detector, make_settings
 from vlood.methods.linear_probe import ensemble
 from vlood.methods.logits import entropy, probability_entropy, softmax, top_labels
 from vlood.prompts.templates import ClassFeatures
+from vlood.training.labelled import LabelledFeatures
 
 Array = NDArray[Any]
 N, K, D = 8, 4, 16
@@ -91,14 +92,127 @@ def test_bad_input_is_refused() -> None:
         make_settings(linear_probe.METHOD, {"score": "energy"})
     with pytest.raises(UsageError, match="8 wide"):
         linear_probe.score(detector(), ImageFeatures(np.ones((2, 8), np.float32)))
-    classes = ClassFeatures.of(["a", "b"], normal(2, D, seed=0))
-    with pytest.raises(UsageError, match=r"--method linear-probe: .*`vlood import`"):
-        linear_probe.METHOD.fit(classes, linear_probe.METHOD.settings(), 100.0)
     one = detector()
     linear_probe.check(one)
     one.tensors["bias"][2] = np.inf
     with pytest.raises(UsageError, match="bias must have finite numbers only"):
         linear_probe.check(one)
+
+
+NAMES = ("a", "b", "c")
+
+
+def fitted(images: LabelledFeatures, names: tuple[str, ...] = NAMES, **values: Any) -> Detector:
+    classes = ClassFeatures(names, np.zeros((len(names), 0), np.float32))
+    settings = make_settings(linear_probe.METHOD, values)
+    return linear_probe.METHOD.fit(classes, settings, 100.0, images=images, seed=0)
+
+
+def clusters(each: int = 6, seed: int = 0) -> LabelledFeatures:
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(9).normal(size=(3, D)) * 3
+    labels = np.repeat(np.arange(3), each)
+    rows = centres[labels] + rng.normal(size=(3 * each, D)) * 0.3
+    # Lengths vary, as those of a tower do.
+    return LabelledFeatures((rows * rng.uniform(0.8, 1.2, (3 * each, 1))).astype("f4"), labels)
+
+
+@pytest.mark.parametrize("solver", ["logistic", "sgd"])
+@pytest.mark.parametrize("embeddings", ["raw", "unit"])
+def test_a_trained_probe_knows_other_images(solver: str, embeddings: str) -> None:
+    made = fitted(clusters(), solver=solver, embeddings=embeddings)
+    again = fitted(clusters(), solver=solver, embeddings=embeddings)
+    np.testing.assert_array_equal(made.tensors["weight"], again.tensors["weight"])
+    linear_probe.check(made)
+    test = clusters(seed=1)
+    scores = registry.score(made, ImageFeatures(test.raw))
+    np.testing.assert_array_equal(scores.label, test.labels)
+    strange = registry.score(made, ImageFeatures(normal(40, D, seed=5) * 4))
+    assert np.median(strange.score) < np.median(scores.score)
+    assert (made.settings.solver, made.settings.embeddings) == (solver, embeddings)
+
+
+def test_the_settings_say_how_it_was_trained() -> None:
+    few = fitted(clusters(each=3))
+    assert few.settings.c == 10
+    many = fitted(clusters(each=10))
+    assert many.settings.c in (0.1, 0.3)
+    assert fitted(clusters(each=10), c=7.0).settings.c == 7
+    assert few.settings.length == pytest.approx(
+        np.linalg.norm(clusters(each=3).raw, axis=1).mean(), rel=1e-6
+    )
+    # Trained again by its own settings it is the same probe.
+    again = fitted(clusters(each=10), **vars(many.settings))
+    np.testing.assert_allclose(again.tensors["weight"], many.tensors["weight"], atol=1e-4)
+
+
+def test_a_probe_on_unit_features_scores_unit_features() -> None:
+    made = fitted(clusters(), embeddings="unit")
+    images = ImageFeatures(clusters(seed=2).raw)
+    longer = ImageFeatures(images.raw * 30)
+    scores = registry.score(made, images).score
+    np.testing.assert_allclose(registry.score(made, longer).score, scores, atol=1e-6)
+    np.testing.assert_allclose(
+        registry.score(made, ImageFeatures(images.unit)).score, scores, atol=1e-6
+    )
+    probability = top_labels(made, images, 1)[1][:, 0]
+    np.testing.assert_allclose(probability, scores, rtol=1e-5)
+
+
+def test_normalised_features_are_refused_by_a_probe_on_raw_ones() -> None:
+    images = ImageFeatures(clusters(seed=2).raw)
+    unit = ImageFeatures(images.unit)
+    for made in (fitted(clusters()), detector()):  # trained here; imported, so of unknown length
+        own = images if made.settings.length else IMAGES
+        assert len(registry.score(made, own)) == len(own)
+        with pytest.raises(UsageError, match="trained on embeddings as the tower gives them"):
+            registry.score(made, unit)
+    # One odd image is no sign of it, nor is anything where raw embeddings have length 1 by chance.
+    mixed = np.concatenate([images.raw, unit.raw[:1]])
+    assert len(registry.score(fitted(clusters()), ImageFeatures(mixed))) == len(mixed)
+    short = clusters()
+    near = LabelledFeatures(short.raw / np.float32(12), short.labels)
+    assert 0.5 < fitted(near).settings.length < 2
+    assert len(registry.score(fitted(near), unit)) == len(unit)
+
+
+def test_training_on_normalised_features_makes_a_probe_on_unit_ones() -> None:
+    images = clusters()
+    stored = LabelledFeatures(ImageFeatures(images.raw).unit, images.labels)
+    made = fitted(stored)
+    assert (made.settings.embeddings, made.settings.length) == ("unit", pytest.approx(1))
+    asked = fitted(images, embeddings="unit")
+    np.testing.assert_allclose(made.tensors["weight"], asked.tensors["weight"], atol=1e-4)
+
+
+def test_what_cannot_be_trained_is_said() -> None:
+    one = clusters()
+    with pytest.raises(UsageError, match="at least 2 of them"):
+        fitted(one.rows(np.arange(3)), ("a",))
+    with pytest.raises(UsageError, match=r"1 of 4 classes have no training image \(d\)"):
+        fitted(one, ("a", "b", "c", "d"))
+    with pytest.raises(UsageError, match="solver imported says"):
+        fitted(one, solver="imported")
+    far = LabelledFeatures(one.raw * np.float32(1e18), one.labels)
+    with pytest.raises(UsageError, match="not finite; use a lower --set learning_rate"):
+        fitted(far, solver="sgd", learning_rate=1e18)
+    for values, said in (
+        ({"solver": "lbfgs"}, "solver is 'lbfgs'; expected one of logistic, sgd, imported"),
+        ({"embeddings": "half"}, "embeddings is 'half'; expected raw or unit"),
+        ({"c": -1}, "c is -1.0; expected a finite number, zero or more"),
+        ({"epochs": 0}, "epochs is 0; expected a whole number, 1 or more"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"learning_rate": 0}, "learning_rate is 0.0"),
+        ({"momentum": 1.5}, "momentum is 1.5"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            make_settings(linear_probe.METHOD, values)
+
+
+def test_which_methods_learn_from_images() -> None:
+    assert registry.get("linear-probe").learns
+    for name in ("mcm", "clipn", "local-prompt"):
+        assert not registry.get(name).learns
 
 
 def test_methods_that_train_are_not_compared_unasked() -> None:

@@ -57,13 +57,14 @@ def apply(
     start_logging(quiet)
     from vlood.cli.prepare import ModelOptions, load_model, open_cache, open_detector
     from vlood.detector.folder import check_new, save_detector
-    from vlood.engines.applying import apply_detector
+    from vlood.engines.applying import apply_detector, check_applicable
     from vlood.engines.mining import Encoder
     from vlood.engines.negatives import NegativesChoice
     from vlood.prompts.classes import read_classes
 
     check_new(output, overwrite=overwrite)
     saved = open_detector(detector)
+    check_applicable(saved, str(detector))
     if saved.backbone is None and model is None:
         raise UsageError(
             f"{detector}: was made from embeddings alone, so there is no model to encode other "

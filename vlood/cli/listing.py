@@ -95,7 +95,8 @@ def _print_table(chosen: list[Method]) -> None:
     for method in chosen:
         record = method.record
         facts = [f"needs {', '.join(record.needs)}", f"{record.venue} {record.year}"]
-        facts += ["trained elsewhere"] * record.trains
+        if record.trains:
+            facts.append("trained by vlood tune" if method.learns else "trained elsewhere")
         # The mark stands apart: it is what a reader must not miss.
         mark = Text(f"; {record.stream}" if record.stream else "", style="bold")
         note = Text(record.score_note + "\n").append(Text("; ".join(facts), style="dim"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vlood.engines.mining import Encoder
     from vlood.engines.negatives import NegativesChoice
     from vlood.engines.scoring import ScoredBatch, Scorer
+    from vlood.engines.training_images import LabelledBatch
     from vlood.features.cache import FeatureCache
     from vlood.features.embeddings import Embeddings
     from vlood.features.stream import StreamSettings
@@ -69,13 +70,19 @@ class ClassOptions:
         settings: list[str] | None,
         negatives: str | None = None,
         negative_embeddings: list[Path] | None = None,
+        *,
+        training: bool = False,
     ) -> ClassOptions:
         """Read the option values, before a model is loaded: that takes seconds, a typo needs none.
 
+        ``training`` says that there are labelled images for methods that learn.
+
         Raises:
-            UsageError: there are no classes, or a value is wrong.
+            UsageError: there are no classes, a value is wrong, a method has nothing to learn from,
+                or no method learns.
         """
-        from vlood.engines.detectors import TextSide
+        from vlood.engines.detectors import TextSide, needs_training
+        from vlood.engines.few_shot import check_learns
         from vlood.engines.negatives import NegativesChoice
         from vlood.methods import registry
         from vlood.prompts.classes import read_classes
@@ -89,11 +96,16 @@ class ClassOptions:
         named = (registry.comparable() if name == "all" else (name,) for name in methods)
         methods = list(dict.fromkeys(name for names in named for name in names))
         for name in methods:
-            if registry.get(name).record.trains:
+            method = registry.get(name)
+            if method.record.trains and not method.learns:
                 raise UsageError(
                     f"--method {name}: is not made from class names alone; `vlood import` what was "
                     "trained elsewhere and use --detector FOLDER"
                 )
+            if method.learns and not training:
+                raise UsageError(needs_training(name))
+        if training and not any(registry.get(name).learns for name in methods):
+            check_learns(methods[0])
         return cls(
             TextSide(
                 classes=None if classes is None else read_classes(classes),
@@ -240,6 +252,50 @@ def scored(
     assert backbone is not None
     settings = stream_settings(options, read)
     yield from score_images(source.items(read), backbone, detectors, settings, cache=cache)
+
+
+def with_labels(source: Source, path: Path, option: str) -> Source:
+    """Give the rows of one embedding file the labels of another file.
+
+    Raises:
+        UsageError: the source is not one file of embeddings, or has another number of rows.
+    """
+    from vlood.features.embeddings import read_labels
+
+    if source.embeddings is None or len(source.embeddings) != 1:
+        raise UsageError(
+            f"{option}: goes with one file of embeddings; images take their labels from folders or "
+            "lists"
+        )
+    labels = read_labels(path)
+    stored = source.embeddings[0]
+    if len(labels) != len(stored.ids):
+        raise UsageError(
+            f"{option} {path}: {len(labels)} labels for the {len(stored.ids)} rows of "
+            f"{source.inputs[0]}; give one a row, in the same order"
+        )
+    return replace(source, embeddings=[replace(stored, labels=labels)])
+
+
+def labelled(
+    source: Source,
+    backbone: Backbone | None,
+    options: ModelOptions,
+    read: ReadOptions,
+    cache: FeatureCache | None,
+    *,
+    local: bool = False,
+) -> Iterator[LabelledBatch]:
+    """Yield the embeddings of training images with their labels; images need the backbone."""
+    from vlood.engines.training_images import labelled_embeddings, labelled_images
+
+    if source.embeddings is not None:
+        for one in source.embeddings:
+            yield from labelled_embeddings(one, local=local)
+        return
+    assert backbone is not None
+    settings = stream_settings(options, read)
+    yield from labelled_images(source.items(read), backbone, settings, cache=cache, local=local)
 
 
 def split_names(values: Sequence[str]) -> list[str]:

@@ -5,17 +5,26 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vlood.cli import options as opt
-from vlood.cli.guard import guarded
-from vlood.cli.talk import start_logging
+from vlood.cli.guard import SOME_UNREADABLE, guarded
+from vlood.cli.talk import progress, start_logging, warn
 from vlood.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from vlood.backbone.backbone import Backbone
+    from vlood.cli.prepare import ClassOptions, ModelOptions, ReadOptions, Source
     from vlood.detector.saved import SavedDetector
+    from vlood.engines.training_images import LabelledBatch, TrainingSet
+    from vlood.features.cache import FeatureCache
+    from vlood.methods.contract import Method
+
+_TRAINING = "Training"
 
 
 @guarded
@@ -36,6 +45,35 @@ def tune(
     ] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the methods and leave.")] = False,
     classes: opt.Classes = None,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--train",
+            metavar="IN",
+            help="Labelled images (a folder a class, or lists) or embeddings that a method learns "
+            "from; repeat to join.",
+            show_default=False,
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    train_labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--train-labels",
+            help="Labels of --train embeddings (.npy or .txt, one a row).",
+            show_default=False,
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option(
+            "--shots",
+            help="Train on so many images of each class, drawn by --seed; by default on all.",
+            show_default=False,
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
     model: opt.Model = opt.DEFAULT_MODEL,
     negatives: opt.Negatives = None,
     template: opt.Template = None,
@@ -46,8 +84,13 @@ def tune(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a detector.", rich_help_panel="Output")
     ] = False,
+    root: opt.Root = None,
+    fast_decode: opt.FastDecode = False,
+    background: opt.Background = "255,255,255",
     device: opt.DeviceOption = opt.Device.auto,
     precision: opt.PrecisionOption = opt.Precision.auto,
+    batch_size: opt.BatchSize = 32,
+    workers: opt.Workers = None,
     seed: opt.Seed = 0,
     cache: opt.CacheFolder = None,
     no_cache: opt.NoCache = False,
@@ -55,11 +98,16 @@ def tune(
 ) -> None:
     """Fit a detector and save it in a folder that score, eval and Python use without options.
 
-    Zero-shot methods are fitted from the class names alone; nothing is trained.
+    Zero-shot methods are fitted from the class names alone; nothing is trained. A method that
+    learns from images takes them with --train, all or --shots of each class.
 
     Examples:
 
       vlood tune neglabel --classes classes.txt -o my-detector
+
+      vlood tune linear-probe --classes classes.txt --train train/ --shots 16 -o my-probe
+
+      vlood tune linear-probe --classes c.txt --train x.npy --train-labels y.npy -o my-probe
 
       vlood calibrate my-detector --id known-good/
 
@@ -71,10 +119,11 @@ def tune(
         return
     if method is None or output is None:
         raise UsageError("tune: name a method and -o FOLDER; `vlood tune --list` has the methods")
-    from vlood.cli.prepare import ClassOptions, ModelOptions, fitted_of, load_model, open_cache
+    from vlood.cli.prepare import ClassOptions, ModelOptions, ReadOptions, load_model, open_cache
     from vlood.detector.folder import check_new, save_detector
     from vlood.engines.mining import Encoder
     from vlood.engines.saved_detectors import saved_from
+    from vlood.methods import registry
 
     check_new(output, overwrite=overwrite)
     wanted = ClassOptions.read(
@@ -86,25 +135,133 @@ def tune(
         setting,
         negatives,
         negative_embeddings,
+        training=bool(train),
     )
-    run = ModelOptions(model, device.value, precision.value, 32, None, cache, no_cache)
-    backbone = None if class_embeddings else load_model(run)
-    encoder = None if backbone is None else Encoder(backbone, open_cache(run))
-    fitted = fitted_of(wanted, encoder, quiet=quiet)[0]
-    saved = saved_from(fitted, wanted.side.classes, encoder, {"command": _command(), "seed": seed})
+    read = ReadOptions(root, False, fast_decode, background)
+    source = _training_source(train, train_labels, shots, read)
+    run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
+    chosen = registry.get(wanted.methods[0])
+    needs_text = not (class_embeddings or chosen.record.names_only)
+    needs_model = needs_text or (source is not None and source.embeddings is None)
+    backbone = load_model(run) if needs_model else None
+    store = None if backbone is None else open_cache(run)
+    encoder = None if backbone is None else Encoder(backbone, store)
+    provenance: dict[str, Any] = {"command": _command(), "seed": seed}
+    unreadable: Mapping[str, str] = {}
+    if source is None:
+        from vlood.cli.prepare import fitted_of
+
+        fitted = fitted_of(wanted, encoder, quiet=quiet)[0]
+    else:
+        from vlood.engines.few_shot import fit_from_images
+
+        found = _training_set(source, wanted, chosen, backbone, run, read, store, quiet)
+        unreadable = found.unreadable
+        fitted = fit_from_images(
+            method,
+            wanted.side,
+            found.images,
+            shots=shots,
+            seed=seed,
+            settings=wanted.settings,
+            encoder=encoder,
+            negatives=wanted.negatives,
+            announce=lambda text: warn(text, quiet=quiet),
+        )
+        provenance["train"] = source.inputs
+    saved = saved_from(fitted, wanted.side.classes, encoder, provenance)
+    if backbone is None and source is not None:
+        saved = _with_stored_model(saved, source)
     save_detector(output, saved)
     _report(output, saved)
+    if unreadable:
+        raise typer.Exit(SOME_UNREADABLE)
+
+
+def _training_source(
+    train: list[str] | None, labels: Path | None, shots: int | None, read: ReadOptions
+) -> Source | None:
+    """Read --train before a model is loaded, or return None where nothing is trained."""
+    from vlood.cli.prepare import sources_of, with_labels
+    from vlood.training.few_shot import check_shots
+
+    for name, value in (("--shots", shots), ("--train-labels", labels)):
+        if value is not None and not train:
+            raise UsageError(f"{name}: goes with --train, the labelled images to learn from")
+    if not train:
+        return None
+    if shots is not None:
+        check_shots(shots)
+    if "-" in train:
+        raise UsageError("--train -: stdin is not read here; name files, folders or lists")
+    source = sources_of(train)
+    source.check(read)
+    return source if labels is None else with_labels(source, labels, "--train-labels")
+
+
+def _training_set(
+    source: Source,
+    wanted: ClassOptions,
+    method: Method,
+    backbone: Backbone | None,
+    run: ModelOptions,
+    read: ReadOptions,
+    store: FeatureCache | None,
+    quiet: bool,
+) -> TrainingSet:
+    """Encode the training images, and say which are not used."""
+    from vlood.cli.prepare import labelled
+    from vlood.engines.records import printable
+    from vlood.engines.training_images import training_set
+    from vlood.prompts.classes import ClassName
+
+    named = wanted.side.classes or tuple(map(ClassName.of, wanted.side.names()))
+    total = source.count(read) if sys.stderr.isatty() and not quiet else None
+    local = "local" in method.record.needs
+    with progress("training images", total, quiet=quiet) as bar:
+
+        def told() -> Iterator[LabelledBatch]:
+            for batch in labelled(source, backbone, run, read, store, local=local):
+                yield batch
+                bar.advance(len(batch.ids))
+
+        found = training_set(told(), named)
+    left_out = found.left_out()
+    if left_out is not None:
+        warn(printable(left_out), quiet=quiet)
+    for path, reason in list(found.unreadable.items())[:20]:
+        warn(f"{printable(path)}: {printable(reason)}", quiet=quiet)
+    if found.unreadable:
+        images = "image" if len(found.unreadable) == 1 else "images"
+        warn(f"{len(found.unreadable)} training {images} could not be read", quiet=quiet)
+    return found
+
+
+def _with_stored_model(saved: SavedDetector, source: Source) -> SavedDetector:
+    """Keep the model that a store of training embeddings names."""
+    from dataclasses import replace
+
+    from vlood.engines.training_images import stored_model
+
+    found = stored_model(source.embeddings or [])
+    return saved if found is None else replace(saved, model_name=found[0], backbone=found[1])
 
 
 def _list() -> None:
     from vlood.methods import registry
 
     for method in registry.all_methods():
-        kind = "needs training" if method.record.trains else "from class names"
+        kind = "from class names"
+        if method.record.trains:
+            kind = "from images" if method.learns else "needs training"
         if sys.stdout.isatty():
             sys.stdout.write(f"{method.name:<14} {kind:<18} {method.record.summary}\n")
         else:
-            row = {"method": method.name, "trains": method.record.trains}
+            row = {
+                "method": method.name,
+                "trains": method.record.trains,
+                "learns_from_images": method.learns,
+            }
             sys.stdout.write(json.dumps(row) + "\n")
 
 
@@ -122,12 +279,20 @@ def _report(output: Path, saved: SavedDetector) -> None:
         "classes": len(saved.classes),
         "negatives": len(saved.negatives),
         "model": saved.model_name,
+        **{
+            name: saved.provenance[name]
+            for name in ("training_images", "shots", "seed")
+            if "training_images" in saved.provenance
+        },
     }
     if not sys.stdout.isatty():
         sys.stdout.write(json.dumps(facts) + "\n")
         return
+    trained = ""
+    if "training_images" in saved.provenance:
+        trained = f"{saved.provenance['training_images']} training images, "
     sys.stdout.write(
         f"{output}: {saved.detector.method}, {len(saved.classes)} classes, "
-        f"{len(saved.negatives)} negatives, {saved.model_name or 'embeddings alone'}\n"
+        f"{len(saved.negatives)} negatives, {trained}{saved.model_name or 'embeddings alone'}\n"
         f"next: vlood calibrate {output} --id IN   (a threshold and p-values from known images)\n"
     )

@@ -36,7 +36,7 @@ def card(saved: SavedDetector) -> str:
                 "logit scale": f"{saved.detector.logit_scale:.7g}",
                 "model": saved.model_name or "none: embeddings alone",
                 "negatives": len(saved.negatives) or "none",
-                "learned": "nothing" if saved.learned is None else saved.learned.kind,
+                "learned": _learned(saved, record.trains),
                 "class templates": list(saved.templates) or "none",
             }
         ),
@@ -65,6 +65,12 @@ def _classes(saved: SavedDetector) -> str:
             "." if len(saved.negatives) <= _SHOWN else f" and {len(saved.negatives) - _SHOWN} more."
         )
     return text
+
+
+def _learned(saved: SavedDetector, trains: bool) -> str:
+    if saved.learned is not None:
+        return saved.learned.kind
+    return "its tensors, on images of these classes" if trains else "nothing"
 
 
 def _threshold(saved: SavedDetector) -> str:
@@ -120,7 +126,12 @@ def _limits(saved: SavedDetector) -> str:
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
-    return "\n".join(
-        f"- {name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
-        for name, value in facts.items()
-    )
+    return "\n".join(f"- {name}: {_fact(value)}" for name, value in facts.items())
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and len(value) > _SHOWN:
+        return f"{json.dumps(value[:3], ensure_ascii=False)[:-1]}, ...], {len(value)} in all"
+    return json.dumps(value, ensure_ascii=False)

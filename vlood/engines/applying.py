@@ -41,6 +41,7 @@ def apply_detector(
     Raises:
         UsageError: the detector is of another model, or what it learned belongs to its own classes.
     """
+    check_applicable(saved, where)
     check_backbone(saved, encoder.backbone.identity(), where)
     if saved.learned is None:
         made, fitted = _refitted(saved, classes, negatives, encoder, announce, where)
@@ -64,6 +65,25 @@ def apply_detector(
         figures=(),
         provenance={**saved.provenance, "applied_from": where},
     )
+
+
+def check_applicable(saved: SavedDetector, where: str) -> None:
+    """Refuse a detector whose tensors were trained for its own classes, before a model is loaded.
+
+    Raises:
+        UsageError: it is one.
+    """
+    method = registry.get(saved.detector.method)
+    if saved.learned is None and method.record.trains:
+        raise UsageError(
+            f"{where}: its {method.record.title.lower()} was trained on images of its own classes "
+            "and says nothing of others; "
+            + (
+                f"train it for them: `vlood tune {method.name} --train IN...`"
+                if method.learns
+                else "import one that was trained for them"
+            )
+        )
 
 
 def _refitted(

@@ -1,4 +1,4 @@
-"""Make detectors that need no training from class names or embeddings, and from negatives."""
+"""Make detectors from class names or embeddings, negatives and, where a method learns, images."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ from vlood.negatives.negative_features import NegativeFeatures
 from vlood.negatives.prompting import Prompting
 from vlood.prompts.classes import ClassName
 from vlood.prompts.templates import DEFAULT_TEMPLATE, ClassFeatures, class_features
+from vlood.training.labelled import LabelledFeatures
 
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
+
+_ALLOWED = ("classes", "local", "negatives", "noise")
 
 
 def classes_from_texts(
@@ -82,6 +85,18 @@ class TextSide:
     class_embeddings: tuple[Path, ...] = ()
     logit_scale: float | None = None
 
+    def names(self) -> tuple[str, ...]:
+        """Return the classes' names; those of the embedding files where no list was given.
+
+        Raises:
+            UsageError: there are neither.
+        """
+        if self.classes is not None:
+            return tuple(each.name for each in self.classes)
+        if not self.class_embeddings:
+            raise UsageError("--classes: is missing; name the known classes")
+        return classes_from_files(self.class_embeddings, None).names
+
     def scale(self, encoder: Encoder | None) -> float:
         """Return the factor on cosines: the user's, the model's, or CLIP's 100."""
         if self.logit_scale is not None:
@@ -89,6 +104,35 @@ class TextSide:
         if encoder is None or self.class_embeddings:
             return 100.0
         return encoder.backbone.logit_scale
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """What images a detector was trained on.
+
+    Attributes:
+        images: how many.
+        shots: images a class that were drawn, or None where all were used.
+        seed: of the draw and the training.
+        sampled: ids of those drawn.
+        digest: of their embeddings.
+    """
+
+    images: int
+    shots: int | None
+    seed: int
+    sampled: tuple[str, ...]
+    digest: str
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what a saved detector keeps of it; JSON-able."""
+        return {
+            "training_images": self.images,
+            "shots": self.shots,
+            "seed": self.seed,
+            "training_digest": self.digest,
+            "sampled": list(self.sampled),
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,11 +143,13 @@ class Fitted:
         detector: it.
         templates: the class templates, none with class embeddings.
         negatives: its negatives, or None.
+        trained: the images it was trained on, or None where it learned nothing.
     """
 
     detector: Detector
     templates: tuple[str, ...]
     negatives: NegativeFeatures | None = None
+    trained: TrainedOn | None = None
 
 
 def fit_all(
@@ -114,8 +160,10 @@ def fit_all(
     settings: Mapping[str, str],
     *,
     announce: Announce,
+    images: LabelledFeatures | None = None,
+    seed: int = 0,
 ) -> list[Fitted]:
-    """Fit methods that need no training, each with the class template it scores best with.
+    """Fit methods, each with the class template it scores best with.
 
     The template is the user's; else, with negatives, that of their bank; else the method's paper's;
     else "a photo of a {}.". Class features and negatives are made once for all that share them.
@@ -127,6 +175,9 @@ def fit_all(
         encoder: the model, or None where everything is arrays.
         settings: values by ``name``, for every method that has it, or by ``method.name``.
         announce: told of what is done without being asked for.
+        images: what methods that learn from images are trained on, all of them; ``fit_from_images``
+            of :mod:`vlood.engines.few_shot` draws some first.
+        seed: of everything random in training.
 
     Raises:
         UsageError: a method does not exist or needs what is not there, or a value is wrong.
@@ -142,9 +193,12 @@ def fit_all(
         with_negatives = "negatives" in record.needs
         templates = side.templates or (of_bank if with_negatives else ())
         templates = templates or (record.template or DEFAULT_TEMPLATE,)
-        if templates not in features:
-            features[templates] = class_side(side, templates, encoder)
-        classes = features[templates]
+        if record.names_only:
+            templates, classes = (), _named(side.names())
+        else:
+            if templates not in features:
+                features[templates] = class_side(side, templates, encoder)
+            classes = features[templates]
         given: dict[str, Any] = {}
         if with_negatives:
             key = (templates, record.whole_corpus)
@@ -162,7 +216,11 @@ def fit_all(
             given["negatives"] = sides[key]
         if "noise" in record.needs:
             given["noise"] = _noise_features(method.name, encoder)
-        _refuse_unmet(method)
+        if method.learns and images is not None:
+            _check_widths(classes, images)
+            device = "cpu" if encoder is None else encoder.backbone.device
+            given |= {"images": images, "seed": seed, "device": device}
+        _refuse_unmet(method, (*_ALLOWED, *given))
         own = make_settings(method, values[method.name])
         detector = method.fit(classes, own, side.scale(encoder), **given)
         said = () if side.class_embeddings else templates
@@ -262,15 +320,37 @@ def fit_zero_shot(
     return detectors
 
 
-def _refuse_unmet(
-    method: Method, allowed: Sequence[str] = ("classes", "local", "negatives", "noise")
-) -> None:
+def _named(names: tuple[str, ...]) -> ClassFeatures:
+    """Return classes without text features, for methods that look at their names alone."""
+    return ClassFeatures(names, np.zeros((len(names), 0), np.float32))
+
+
+def _refuse_unmet(method: Method, allowed: Sequence[str]) -> None:
+    if method.learns and "images" not in allowed:
+        raise UsageError(needs_training(method.name))
     missing = [need for need in method.record.needs if need not in allowed]
     if missing:
         raise UsageError(
             f"--method {method.name}: needs {' and '.join(missing)}, not only class names; "
             "`vlood methods` says what each method needs"
         )
+
+
+def _check_widths(classes: ClassFeatures, images: LabelledFeatures) -> None:
+    wide, own = classes.features.shape[1], images.raw.shape[1]
+    if wide not in (0, own):
+        raise UsageError(
+            f"--train: the embeddings are {own} wide and those of the classes {wide}; both must "
+            "come from one model"
+        )
+
+
+def needs_training(method: str) -> str:
+    """Say that a method has to be given labelled images, and how."""
+    return (
+        f"--method {method}: learns from labelled images; give them with --train, as in `vlood "
+        f"tune {method} --classes C --train IN... -o DIR`, then use --detector DIR"
+    )
 
 
 def _noise_features(method: str, encoder: Encoder | None) -> NDArray[np.float32]:

@@ -27,6 +27,7 @@ def saved_from(
 ) -> SavedDetector:
     """Gather everything a folder holds of a detector that was just fitted."""
     detector = fitted.detector
+    trained = {} if fitted.trained is None else fitted.trained.provenance()
     rows = () if fitted.negatives is None else fitted.negatives.rows_of(detector.negative_names)
     return SavedDetector(
         detector=detector,
@@ -35,7 +36,7 @@ def saved_from(
         backbone=None if encoder is None else encoder.backbone.identity(),
         model_name=None if encoder is None else encoder.backbone.name,
         negatives=rows,
-        provenance={"vlood": __version__, **provenance},
+        provenance={"vlood": __version__, **provenance, **trained},
     )
 
 

@@ -12,11 +12,11 @@ from vlood.methods.contract import (
     Detector,
     Method,
     MethodRecord,
+    RefuseToFit,
     Scores,
     check_choice,
     check_positive,
     check_unit_rows,
-    refuse_to_fit,
     setting,
 )
 from vlood.methods.logits import class_cosines, softmax, with_labels
@@ -151,7 +151,7 @@ def check(detector: Detector) -> None:
 METHOD = Method(
     RECORD,
     CLIPNSettings,
-    refuse_to_fit("clipn", 'its "no" text features', "msp"),
+    RefuseToFit("clipn", 'its "no" text features', "msp"),
     score,
     arrays={"class_features": "K D", "no_features": "K D"},
     check=check,

@@ -42,6 +42,7 @@ class MethodRecord:
             images that came before, ``transductive`` where on those beside it.
         template: the class template that the paper scores with, for users who choose none.
         whole_corpus: whether its negatives are a whole corpus rather than mined ones.
+        names_only: whether the classes' names are enough, without their text features.
     """
 
     name: str
@@ -58,6 +59,7 @@ class MethodRecord:
     stream: str = ""
     template: str | None = None
     whole_corpus: bool = False
+    names_only: bool = False
 
     def __post_init__(self) -> None:
         if self.stream not in ("", ORDER_DEPENDENT, TRANSDUCTIVE):
@@ -114,8 +116,11 @@ class Fit(Protocol):
         """Build a detector from ``(classes, settings, logit_scale)``.
 
         What else the record needs comes by its name: ``negatives``
-        (:class:`~vlood.negatives.negative_features.NegativeFeatures`) and ``noise`` (float32
-        [n, D], raw features of noise pictures).
+        (:class:`~vlood.negatives.negative_features.NegativeFeatures`), ``noise`` (float32
+        [n, D], raw features of noise pictures) and ``images``
+        (:class:`~vlood.training.labelled.LabelledFeatures`, every class among them). With images
+        come ``seed``, of everything random in training, and ``device``, where torch trains. The
+        features of ``classes`` are [K, 0] where the record says ``names_only``.
         """
         ...
 
@@ -178,6 +183,11 @@ class Method:
     def name(self) -> str:
         """Return what ``--method`` takes."""
         return self.record.name
+
+    @property
+    def learns(self) -> bool:
+        """Say whether it is fitted from labelled images."""
+        return "images" in self.record.needs and not isinstance(self.fit, RefuseToFit)
 
 
 def setting(default: Any, *, help: str, unit: str, source: str) -> Any:
@@ -272,23 +282,27 @@ def class_detector(
     return Detector(record.name, settings, classes.names, tensors, float(logit_scale))
 
 
-def refuse_to_fit(name: str, learned: str, instead: str) -> Fit:
-    """Return the ``fit`` of a method whose trained part has to be imported.
+@dataclass(frozen=True)
+class RefuseToFit:
+    """The ``fit`` of a method whose trained part has to be imported.
 
-    Args:
+    Attributes:
         name: the method's.
         learned: what it learns, as the subject of a sentence.
         instead: a method that does without.
     """
 
-    def fit(*positional: Any, **given: Any) -> Detector:
-        raise UsageError(
-            f"--method {name}: {learned} must be trained, and class names alone cannot do that; "
-            f"bring in trained ones with `vlood import`, or use --method {instead}, which learns "
-            "nothing"
-        )
+    name: str
+    learned: str
+    instead: str
 
-    return fit
+    def __call__(self, *positional: Any, **given: Any) -> Detector:
+        """Refuse."""
+        raise UsageError(
+            f"--method {self.name}: {self.learned} must be trained, and class names alone cannot "
+            f"do that; bring in trained ones with `vlood import`, or use --method {self.instead}, "
+            "which learns nothing"
+        )
 
 
 def check_unit_rows(detector: Detector, *names: str) -> None:

@@ -14,11 +14,11 @@ from vlood.methods.contract import (
     Detector,
     Method,
     MethodRecord,
+    RefuseToFit,
     Scores,
     check_positive,
     check_unit_rows,
     check_whole,
-    refuse_to_fit,
     setting,
 )
 from vlood.methods.logits import class_cosines, max_probability, regional_cosines, with_labels
@@ -163,7 +163,7 @@ def check(detector: Detector) -> None:
 METHOD = Method(
     RECORD,
     LocalPromptSettings,
-    refuse_to_fit("local-prompt", "its local prompts", "gl-mcm"),
+    RefuseToFit("local-prompt", "its local prompts", "gl-mcm"),
     score,
     arrays={
         "class_features": "K D",

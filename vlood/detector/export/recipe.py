@@ -66,8 +66,8 @@ def scoring_code(saved: SavedDetector, file: str) -> str | None:
     loading = _loading(saved.model_name)
     if formula is None or loading is None:
         return None
-    probe = saved.detector.method == "linear-probe"
-    # The probe was trained on features as they come.
+    # A probe scores features as they come, unless it was trained on unit ones.
+    raw = getattr(saved.detector.settings, "embeddings", "unit") == "raw"
     lines = [
         "import json, open_clip, torch",
         "from PIL import Image",
@@ -79,7 +79,7 @@ def scoring_code(saved: SavedDetector, file: str) -> str | None:
         f"model, _, preprocess = open_clip.create_model_and_transforms({loading})",
         f'image = preprocess(Image.open("{IMAGE}").convert("RGB"))[None]',
         "with torch.inference_mode():",
-        f"    features = model.eval().encode_image(image, normalize={not probe})",
+        f"    features = model.eval().encode_image(image, normalize={not raw})",
         'scale = tensors["logit_scale"]',
         *formula(saved.detector),
         "print(names[logits.argmax()], score.item())",

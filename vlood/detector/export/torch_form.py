@@ -180,7 +180,8 @@ def _clipn(
 def _linear_probe(
     settings: Any, scale: float, tensors: dict[str, Tensor], features: Tensor, local: Tensor
 ) -> tuple[Tensor, Tensor]:
-    logits = features @ tensors["weight"].T + tensors["bias"]
+    rows = _unit(features) if settings.embeddings == "unit" else features
+    logits = rows @ tensors["weight"].T + tensors["bias"]
     if settings.score == "entropy":
         return _negative_entropy(logits), logits
     return logits.softmax(1).amax(1), logits

@@ -99,7 +99,7 @@ def import_probe(checkpoint: Checkpoint, target: Target) -> Imported:
         raise _of_another(checkpoint, known, backbone.name)
     detector = Detector(
         _METHOD,
-        make_settings(registry.get(_METHOD), {}),
+        make_settings(registry.get(_METHOD), {"solver": "imported"}),
         tuple(target.names),
         {"weight": checkpoint.array(weight), "bias": checkpoint.array(bias)},
         backbone.logit_scale,

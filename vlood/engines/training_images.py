@@ -1,0 +1,186 @@
+"""Labelled images for a method to learn from: encoded once, their labels matched to the classes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlood.backbone.image_features import ImageFeatures
+from vlood.errors import UsageError
+from vlood.features.cache import FeatureCache
+from vlood.features.embeddings import Embeddings
+from vlood.features.stream import StreamSettings, encode_images
+from vlood.images.sources import ImageItem
+from vlood.prompts.classes import ClassName, label_lookup
+from vlood.training.labelled import LabelledFeatures, check_every_class
+
+if TYPE_CHECKING:
+    from vlood.backbone.backbone import Backbone
+
+_ROWS = 4096
+_SHOWN = 5
+# What Backbone.identity says, as stores keep it.
+_IDENTITY = ("architecture", "config", "weights", "preprocessing", "precision", "open_clip")
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Some inputs: ``features`` has a row for each entry of ``positions``, which index the rest."""
+
+    ids: list[str]
+    labels: list[str | None]
+    positions: NDArray[np.int64]
+    features: ImageFeatures
+    errors: Mapping[int, str]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """The images whose labels are classes, and what became of the others.
+
+    Attributes:
+        images: embeddings and class indices; every class has some.
+        unmatched: how many images have each label that is no class.
+        unlabelled: how many have no label.
+        unreadable: reasons by path.
+    """
+
+    images: LabelledFeatures
+    unmatched: Mapping[str, int]
+    unlabelled: int
+    unreadable: Mapping[str, str]
+
+    def left_out(self) -> str | None:
+        """Say in one sentence which readable images are not used, or None where all are."""
+        others, count = sum(self.unmatched.values()), self.unlabelled
+        if not others + count:
+            return None
+        told = f"--train: {others + count} of {others + count + len(self.images)} images left out"
+        if others:
+            shown = ", ".join(sorted(self.unmatched)[:_SHOWN])
+            told += f": the labels of {others} are none of the classes ({shown}"
+            told += ", ...)" if len(self.unmatched) > _SHOWN else ")"
+        return told + (f"{' and' if others else ':'} {count} have no label" if count else "")
+
+
+def labelled_images(
+    items: Iterable[ImageItem],
+    backbone: Backbone,
+    settings: StreamSettings,
+    *,
+    cache: FeatureCache | None = None,
+    local: bool = False,
+) -> Iterator[LabelledBatch]:
+    """Encode images through the cache, a batch at a time."""
+    for batch in encode_images(items, backbone, settings, cache=cache, local=local):
+        yield LabelledBatch(
+            [item.path for item in batch.items],
+            [item.label for item in batch.items],
+            batch.positions,
+            batch.features,
+            batch.errors,
+        )
+
+
+def labelled_embeddings(embeddings: Embeddings, *, local: bool = False) -> Iterator[LabelledBatch]:
+    """Yield stored embeddings in pieces.
+
+    Raises:
+        UsageError: local embeddings are needed and none are stored.
+    """
+    if local and embeddings.local is None:
+        raise UsageError(
+            "--train: these embeddings have no local ones; store them with `vlood embed --local`"
+        )
+    labels = embeddings.labels or [""] * len(embeddings.ids)
+    for start in range(0, len(embeddings.ids), _ROWS):
+        rows = slice(start, start + _ROWS)
+        raw = np.asarray(embeddings.features[rows], np.float32)
+        held = embeddings.local if local else None
+        yield LabelledBatch(
+            embeddings.ids[rows],
+            [label or None for label in labels[rows]],
+            np.arange(len(raw)),
+            ImageFeatures(raw, None if held is None else np.asarray(held[rows], np.float32)),
+            {},
+        )
+
+
+def training_set(batches: Iterable[LabelledBatch], classes: Sequence[ClassName]) -> TrainingSet:
+    """Gather the images whose labels are classes, in input order.
+
+    A label is matched as :func:`~vlood.prompts.classes.label_lookup` does it.
+
+    Raises:
+        UsageError: no image has a label, none of the labels is a class, or a class has no image.
+    """
+    index = label_lookup(classes)
+    raw: list[NDArray[np.float32]] = []
+    local: list[NDArray[np.float32]] = []
+    ids: list[str] = []
+    labels: list[int] = []
+    unmatched: Counter[str] = Counter()
+    unlabelled, unreadable = 0, {}
+    for batch in batches:
+        kept = []
+        for row, position in enumerate(batch.positions.tolist()):
+            label = batch.labels[position]
+            if label is None:
+                unlabelled += 1
+            elif label not in index:
+                unmatched[label] += 1
+            else:
+                kept.append(row)
+                ids.append(batch.ids[position])
+                labels.append(index[label])
+        raw.append(batch.features.raw[kept])
+        if batch.features.local is not None:
+            local.append(batch.features.local[kept])
+        unreadable.update({batch.ids[row]: reason for row, reason in batch.errors.items()})
+    if not labels:
+        raise _nothing(unmatched, unlabelled, len(unreadable), classes)
+    found = np.array(labels, np.int64)
+    check_every_class(found, [each.name for each in classes])
+    images = LabelledFeatures(
+        np.concatenate(raw), found, tuple(ids), np.concatenate(local) if local else None
+    )
+    return TrainingSet(images, unmatched, unlabelled, unreadable)
+
+
+def stored_model(embeddings: Sequence[Embeddings]) -> tuple[str, dict[str, str]] | None:
+    """Return the name and the identity of the model that made stored embeddings.
+
+    None where they do not say, as plain arrays never do, or where they differ.
+    """
+    described = [{name: one.meta.get(name) for name in ("model", *_IDENTITY)} for one in embeddings]
+    first = described[0] if described else {}
+    if any(one != first for one in described) or not all(
+        isinstance(value, str) for value in first.values()
+    ):
+        return None
+    name = first.pop("model", None)
+    return None if name is None else (str(name), {key: str(first[key]) for key in _IDENTITY})
+
+
+def _nothing(
+    unmatched: Mapping[str, int], unlabelled: int, unreadable: int, classes: Sequence[ClassName]
+) -> UsageError:
+    if unmatched:
+        shown = ", ".join(sorted(unmatched)[:_SHOWN])
+        names = ", ".join(each.name for each in classes[:_SHOWN])
+        return UsageError(
+            f"--train: none of the labels is a class: the images are labelled {shown}, and "
+            f"--classes has {names}; name folders or labels like the classes"
+        )
+    if unlabelled:
+        return UsageError(
+            f"--train: none of the {unlabelled} images has a label; put each class in a folder of "
+            "its name, give a list with `path label` lines, or --train-labels with embeddings"
+        )
+    reason = f"none of the {unreadable} images could be read" if unreadable else "no images"
+    return UsageError(f"--train: {reason}; name labelled images or embeddings")

@@ -1,0 +1,87 @@
+"""Labelled images as a method learns from them: embeddings and the class of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlood.errors import UsageError
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledFeatures:
+    """Embeddings of N images of known classes.
+
+    Attributes:
+        raw: float32 [N, D], as the tower gives them (not normalised).
+        labels: int64 [N], indices into the classes.
+        ids: N paths or row numbers, or none where nobody asked.
+        local: patch embeddings, float32 [N, R, D], or None.
+    """
+
+    raw: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    ids: tuple[str, ...] = ()
+    local: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.labels)
+        if self.raw.ndim != 2 or self.labels.ndim != 1 or len(self.raw) != count:
+            raise UsageError(
+                f"training images: embeddings of shape {self.raw.shape} and labels of shape "
+                f"{self.labels.shape}; expected [N, D] and [N]"
+            )
+        if len(self.ids) not in (0, count):
+            raise UsageError(f"training images: {len(self.ids)} ids for {count} embeddings")
+        if self.local is not None and len(self.local) != count:
+            raise UsageError(
+                f"training images: {len(self.local)} local embeddings for {count} images"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, chosen: NDArray[np.int64]) -> LabelledFeatures:
+        """Return the images of these rows, in this order."""
+        return LabelledFeatures(
+            self.raw[chosen],
+            self.labels[chosen],
+            tuple(self.ids[row] for row in chosen.tolist()) if self.ids else (),
+            None if self.local is None else self.local[chosen],
+        )
+
+
+def check_every_class(labels: NDArray[np.int64], classes: Sequence[str]) -> None:
+    """Refuse training images that leave a class without any.
+
+    Raises:
+        UsageError: naming the classes without images.
+    """
+    counts = class_counts(labels, len(classes))
+    absent = [name for name, count in zip(classes, counts.tolist(), strict=True) if count == 0]
+    if absent:
+        more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
+        raise UsageError(
+            f"--train: {len(absent)} of {len(classes)} classes have no training image "
+            f"({', '.join(absent[:_SHOWN])}{more}); add images with that label, or leave the class "
+            "out of --classes"
+        )
+
+
+def class_counts(labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """Count the images of each class, int64 [K].
+
+    Raises:
+        UsageError: a label is no index of a class.
+    """
+    if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
+        raise UsageError(
+            f"training images: labels from {labels.min()} to {labels.max()}; expected indices of "
+            f"{classes} classes, 0 to {classes - 1}"
+        )
+    return np.bincount(labels, minlength=classes).astype(np.int64)
