@@ -76,8 +76,6 @@ def _named_inputs(values: Sequence[str]) -> dict[tuple[str, str], list[str]]:
             name, path = set_name(text), text
         if not name or not path:
             raise UsageError(f"--ood {value}: expected [GROUP:][NAME=]IN, e.g. near:tin=tin/")
-        if "@" in name:
-            raise UsageError(f"--ood {value}: a set's name has no @; name it in another way")
         sets.setdefault((group, name), []).append(path)
     return sets
 

@@ -14,6 +14,7 @@ from vlood.cli.talk import start_logging, warn
 from vlood.errors import UsageError
 
 _PANEL = "Classes and method"
+_TRAINING = "Training"
 
 
 @guarded
@@ -89,6 +90,44 @@ def evaluate(
         ),
     ] = None,
     overlap: opt.OverlapOption = opt.Overlap.refuse,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--train",
+            metavar="IN",
+            help="Labelled images, or embeddings, that methods learn from; repeat to join.",
+            rich_help_panel=_TRAINING,
+            show_default=False,
+        ),
+    ] = None,
+    train_labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labels of --train embeddings (.npy or .txt, one a row).",
+            rich_help_panel=_TRAINING,
+            show_default=False,
+        ),
+    ] = None,
+    shots: Annotated[
+        str | None,
+        typer.Option(
+            "--shots",
+            metavar="N,N...",
+            help="Learn from so many images of each class, once for each number: a learning curve.",
+            rich_help_panel=_TRAINING,
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            "--seeds",
+            metavar="N,N...",
+            help="Repeat what depends on chance (the shots drawn, a stream's order) with each.",
+            rich_help_panel=_TRAINING,
+            show_default=False,
+        ),
+    ] = None,
     calibrate_on: Annotated[
         list[str] | None,
         typer.Option(
@@ -146,11 +185,15 @@ def evaluate(
 
       vlood eval --detector mine --detector other --id id/ --ood noise/ --save-figures
 
+      vlood eval --method linear-probe --classes c.txt --train train/ --shots 1,4,16 --seeds 1,2,3 \
+          --id test/ --ood far=x/ -o report/
+
       vlood eval --method all --classes c.txt --id test/ --ood far=x/ --shift fog --shift jpeg:3
 
       vlood eval --class-embeddings names.npy --id a.npy --id-labels labels.npy --ood b=b.npy
     """
     start_logging(quiet)
+    from vlood.cli.entrants import Fits, numbers_of, shots_of
     from vlood.cli.eval_sets import eval_sets
     from vlood.cli.evaluation import EvalOptions, carry_out, mode_of
     from vlood.cli.prepare import (
@@ -161,6 +204,7 @@ def evaluate(
         refuse_with_detector,
         split_names,
     )
+    from vlood.cli.training_inputs import training_source
     from vlood.methods import registry
 
     folders = detector or []
@@ -174,12 +218,19 @@ def evaluate(
                 "--negatives": negatives,
                 "--logit-scale": logit_scale,
                 "--set": setting,
+                "--train": train,
+                "--shots": shots,
             }
         )
     if tpr is not None and not calibrate_on:
         raise UsageError("--tpr: needs --calibrate-on IN..., images known to be in-distribution")
+    read = ReadOptions(root, False, fast_decode, background)
+    counts = shots_of(shots)
+    source = training_source(train, train_labels, counts, read)
+    fits = Fits(source, counts, numbers_of(seeds, "--seeds", least=0))
     how = EvalOptions(
         folders=folders,
+        fits=fits,
         fpr_mode=fpr_mode,
         resamples=resamples,
         overlap=overlap.value,
@@ -210,6 +261,7 @@ def evaluate(
             setting,
             negatives,
             negative_embeddings,
+            training=source is not None,
         )
         needs = [registry.get(name).record.needs for name in wanted.methods]
         if wanted.negatives.named and not any("negatives" in each for each in needs):
@@ -223,5 +275,4 @@ def evaluate(
         cache,
         no_cache,
     )
-    read = ReadOptions(root, False, fast_decode, background)
     carry_out(sets, replace(how, classes=wanted), run, read)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from vlood.cli import options as opt
+from vlood.cli.entrants import Fits, Tools, fitted_entrants, saved_entrants, with_thresholds
 from vlood.cli.guard import SOME_UNREADABLE
 from vlood.cli.prepare import (
     ClassOptions,
@@ -23,38 +24,32 @@ from vlood.cli.prepare import (
     ReadOptions,
     check_together,
     check_width,
-    detectors_of,
     embedding_width,
     load_model,
     open_cache,
     open_detector,
-    scored,
     sources_of,
     stream_settings,
 )
 from vlood.cli.talk import note, progress, warn
-from vlood.detector.saved import check_backbone
-from vlood.engines.evaluating.calibrating import calibratable, calibrated
 from vlood.engines.evaluating.comparing import comparisons, result_rows, severity_rows
 from vlood.engines.evaluating.provenance import provenance, run_facts
 from vlood.engines.evaluating.reporting import Measured, report_inputs, write_figures
-from vlood.engines.evaluating.run import Entrant, Request, entrant_of, run
+from vlood.engines.evaluating.run import Request, run
 from vlood.engines.evaluating.sets import EvalSet, check_sets
 from vlood.engines.evaluating.state import check_folder
 from vlood.engines.records import printable
-from vlood.engines.scoring import is_stream
 from vlood.errors import UsageError
 from vlood.evaluation.report.page import write_report_page
+from vlood.methods import registry
 from vlood.prompts.classes import ClassName, label_lookup
 
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
     from vlood.detector.saved import SavedDetector
     from vlood.engines.evaluating.run import Outcome
-    from vlood.engines.scoring import ScoredBatch
     from vlood.evaluation.metrics import FprMode
     from vlood.evaluation.results import ResultRow
-    from vlood.features.cache import FeatureCache
 
 FPR_MODES = ("canonical", "interp", "nearest")
 _SHOWN_ERRORS = 20
@@ -70,6 +65,7 @@ class EvalOptions:
         fpr_mode: one of `FPR_MODES`.
         resamples: bootstrap draws; 0: no intervals.
         overlap: what becomes of images on both sides.
+        fits: how methods that learn are repeated.
         calibrate_on: images that set thresholds, or none.
         tpr: the share of them to keep.
         output: the report's folder, or None.
@@ -88,6 +84,7 @@ class EvalOptions:
     fpr_mode: str = "canonical"
     resamples: int = 1000
     overlap: str = "refuse"
+    fits: Fits = field(default_factory=Fits)
     calibrate_on: Sequence[str] = ()
     tpr: float = 0.95
     output: Path | None = None
@@ -117,6 +114,8 @@ class EvalOptions:
             raise UsageError(f"--{self.mode}: needs -o FOLDER, the report to go on with")
         if self.save_figures and not self.folders:
             raise UsageError("--save-figures: needs --detector, the folders to write into")
+        if "-" in self.calibrate_on:
+            raise UsageError("--calibrate-on -: stdin is not read here; name files or folders")
         if self.output is not None:
             check_folder(self.output, self.mode)
 
@@ -153,18 +152,18 @@ def carry_out(
     check_sets(sets)
     wanted = how.classes or ClassOptions.of_saved(held[0], None, None, None, how.folders[0])
     cache = open_cache(model)
-    by_arrays = bool(wanted.side.class_embeddings) or bool(held)
-    calibrating = sources_of(how.calibrate_on) if how.calibrate_on else None
-    by_arrays = by_arrays and all(one.embeddings is not None for one in sets)
-    by_arrays = by_arrays and (calibrating is None or calibrating.embeddings is not None)
-    backbone = None if by_arrays else load_model(model)
-    entrants = _entrants(held, how, wanted, backbone, cache)
+    backbone = load_model(model) if _needs_model(sets, how, wanted, bool(held)) else None
+    tools = Tools(backbone, model, read, cache, how.quiet)
+    if held:
+        entrants = saved_entrants(held, how.folders, backbone)
+    else:
+        entrants = fitted_entrants(wanted, how.fits, how.seed, tools)
     for one in sets:
         if one.embeddings is not None:
             width = embedding_width(entrants[0].detector)
             check_width(list(one.embeddings), list(one.inputs), width)
     if how.calibrate_on:
-        entrants = _calibrated(entrants, how, backbone, model, read, cache)
+        entrants = with_thresholds(entrants, how.calibrate_on, how.tpr, tools)
     first = entrants[0].detector
     named_classes = wanted.side.classes or tuple(map(ClassName.of, first.class_names))
     request = Request(
@@ -200,62 +199,18 @@ def carry_out(
     _report_unreadable(outcome, how.quiet)
 
 
-def _entrants(
-    held: Sequence[SavedDetector],
-    how: EvalOptions,
-    wanted: ClassOptions,
-    backbone: Backbone | None,
-    cache: FeatureCache | None,
-) -> list[Entrant]:
-    if not held:
-        detectors = detectors_of(wanted, backbone, cache, quiet=how.quiet)
-        return [entrant_of(one, one.method) for one in detectors]
-    found = []
-    for saved, folder in zip(held, how.folders, strict=True):
-        if backbone is not None:
-            check_backbone(saved, backbone.identity(), f"--detector {folder}")
-        given: dict[str, object] = {}
-        if saved.threshold is not None:
-            given = {"threshold": saved.threshold, "threshold_note": "set by hand"}
-        elif saved.calibration is not None:
-            calibration = saved.calibration
-            given = {
-                "threshold": calibration.threshold,
-                "per_class": calibration.per_class,
-                "threshold_note": f"set to keep {calibration.target_tpr:.0%} of the "
-                f"{calibration.n:,} images it was calibrated on",
-            }
-        if is_stream(saved.detector):
-            given = {}
-        found.append(entrant_of(saved.detector, folder.resolve().name, **given))
-    return found
-
-
-def _calibrated(
-    entrants: Sequence[Entrant],
-    how: EvalOptions,
-    backbone: Backbone | None,
-    model: ModelOptions,
-    read: ReadOptions,
-    cache: FeatureCache | None,
-) -> list[Entrant]:
-    """Set the thresholds of the detectors that score each image by itself."""
-    source = sources_of(how.calibrate_on)
-    if "-" in source.inputs:
-        raise UsageError("--calibrate-on -: stdin is not read here; name files or folders")
-    source.check(read)
-    detectors = [one.detector for one in calibratable(entrants)]
-    if source.embeddings is not None:
-        check_width(source.embeddings, source.inputs, embedding_width(entrants[0].detector))
-    total = source.count(read) if sys.stderr.isatty() and not how.quiet else None
-    with progress("calibrating", total, quiet=how.quiet) as bar:
-
-        def told() -> Iterator[ScoredBatch]:
-            for batch in scored(source, detectors, backbone, model, read, cache):
-                bar.advance(len(batch.ids))
-                yield batch
-
-        return calibrated(entrants, told(), how.tpr)
+def _needs_model(
+    sets: Sequence[EvalSet], how: EvalOptions, wanted: ClassOptions, saved: bool
+) -> bool:
+    """Say whether anything has to be encoded: texts, or images of any side."""
+    if any(one.embeddings is None for one in sets):
+        return True
+    if how.fits.train is not None and how.fits.train.embeddings is None:
+        return True
+    if how.calibrate_on and sources_of(how.calibrate_on).embeddings is None:
+        return True
+    by_name = all(registry.get(name).record.names_only for name in wanted.methods)
+    return not (saved or wanted.side.class_embeddings or by_name)
 
 
 def _measured(outcome: Outcome, how: EvalOptions) -> Measured:

@@ -11,18 +11,14 @@ import typer
 
 from vlood.cli import options as opt
 from vlood.cli.guard import SOME_UNREADABLE, guarded
-from vlood.cli.talk import progress, start_logging, warn
+from vlood.cli.talk import start_logging, warn
 from vlood.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
-    from vlood.backbone.backbone import Backbone
-    from vlood.cli.prepare import ClassOptions, ModelOptions, ReadOptions, Source
+    from vlood.cli.prepare import Source
     from vlood.detector.saved import SavedDetector
-    from vlood.engines.training_images import LabelledBatch, TrainingSet
-    from vlood.features.cache import FeatureCache
-    from vlood.methods.contract import Method
 
 _TRAINING = "Training"
 
@@ -120,6 +116,7 @@ def tune(
     if method is None or output is None:
         raise UsageError("tune: name a method and -o FOLDER; `vlood tune --list` has the methods")
     from vlood.cli.prepare import ClassOptions, ModelOptions, ReadOptions, load_model, open_cache
+    from vlood.cli.training_inputs import training_set_of, training_source
     from vlood.detector.folder import check_new, save_detector
     from vlood.engines.mining import Encoder
     from vlood.engines.saved_detectors import saved_from
@@ -138,7 +135,7 @@ def tune(
         training=bool(train),
     )
     read = ReadOptions(root, False, fast_decode, background)
-    source = _training_source(train, train_labels, shots, read)
+    source = training_source(train, train_labels, [] if shots is None else [shots], read)
     run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
     chosen = registry.get(wanted.methods[0])
     needs_text = not (class_embeddings or chosen.record.names_only)
@@ -155,7 +152,10 @@ def tune(
     else:
         from vlood.engines.few_shot import fit_from_images
 
-        found = _training_set(source, wanted, chosen, backbone, run, read, store, quiet)
+        local = "local" in chosen.record.needs
+        found = training_set_of(
+            source, wanted, backbone, run, read, store, local=local, quiet=quiet
+        )
         unreadable = found.unreadable
         fitted = fit_from_images(
             method,
@@ -176,65 +176,6 @@ def tune(
     _report(output, saved)
     if unreadable:
         raise typer.Exit(SOME_UNREADABLE)
-
-
-def _training_source(
-    train: list[str] | None, labels: Path | None, shots: int | None, read: ReadOptions
-) -> Source | None:
-    """Read --train before a model is loaded, or return None where nothing is trained."""
-    from vlood.cli.prepare import sources_of, with_labels
-    from vlood.training.few_shot import check_shots
-
-    for name, value in (("--shots", shots), ("--train-labels", labels)):
-        if value is not None and not train:
-            raise UsageError(f"{name}: goes with --train, the labelled images to learn from")
-    if not train:
-        return None
-    if shots is not None:
-        check_shots(shots)
-    if "-" in train:
-        raise UsageError("--train -: stdin is not read here; name files, folders or lists")
-    source = sources_of(train)
-    source.check(read)
-    return source if labels is None else with_labels(source, labels, "--train-labels")
-
-
-def _training_set(
-    source: Source,
-    wanted: ClassOptions,
-    method: Method,
-    backbone: Backbone | None,
-    run: ModelOptions,
-    read: ReadOptions,
-    store: FeatureCache | None,
-    quiet: bool,
-) -> TrainingSet:
-    """Encode the training images, and say which are not used."""
-    from vlood.cli.prepare import labelled
-    from vlood.engines.records import printable
-    from vlood.engines.training_images import training_set
-    from vlood.prompts.classes import ClassName
-
-    named = wanted.side.classes or tuple(map(ClassName.of, wanted.side.names()))
-    total = source.count(read) if sys.stderr.isatty() and not quiet else None
-    local = "local" in method.record.needs
-    with progress("training images", total, quiet=quiet) as bar:
-
-        def told() -> Iterator[LabelledBatch]:
-            for batch in labelled(source, backbone, run, read, store, local=local):
-                yield batch
-                bar.advance(len(batch.ids))
-
-        found = training_set(told(), named)
-    left_out = found.left_out()
-    if left_out is not None:
-        warn(printable(left_out), quiet=quiet)
-    for path, reason in list(found.unreadable.items())[:20]:
-        warn(f"{printable(path)}: {printable(reason)}", quiet=quiet)
-    if found.unreadable:
-        images = "image" if len(found.unreadable) == 1 else "images"
-        warn(f"{len(found.unreadable)} training {images} could not be read", quiet=quiet)
-    return found
 
 
 def _with_stored_model(saved: SavedDetector, source: Source) -> SavedDetector:

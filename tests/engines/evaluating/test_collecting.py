@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def test_sets_with_one_name_or_one_input_are_refused(pictures):
     known = EvalSet("known", "id", (f"{pictures.inputs[0]}/dog",))
     check_sets([known, pictures])
     with pytest.raises(UsageError, match="two sets are called pictures"):
-        check_sets([known, pictures, pictures])
+        check_sets([replace(known, name="pictures"), pictures])
     twin = EvalSet("twin", "far", (f"{pictures.inputs[0]}/",))
     with pytest.raises(UsageError, match="pictures and twin are the same input"):
         check_sets([known, pictures, twin])

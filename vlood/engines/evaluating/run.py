@@ -125,7 +125,7 @@ def run(request: Request, *, watch: Watch = lambda one: nullcontext(lambda count
     if request.folder is not None:
         state = open_state(request.folder, state.fingerprint, contestants, request.mode)
         state.save(request.folder)
-    work = _Work(request, watch)
+    work = _Work(request, state.contestants, watch)
     overlaps = Overlaps(known, others, request.overlap)
     work.set_of(known, others)
     for one in others:
@@ -149,8 +149,9 @@ def run(request: Request, *, watch: Watch = lambda one: nullcontext(lambda count
 class _Work:
     """The sets so far: read from the report where they are finished, else scored."""
 
-    def __init__(self, request: Request, watch: Watch) -> None:
+    def __init__(self, request: Request, contestants: Sequence[Contestant], watch: Watch) -> None:
         self.request = request
+        self.contestants = contestants
         self.watch = watch
         self.known = request.sets[0].name
         self.images: dict[str, SetImages] = {}
@@ -251,10 +252,14 @@ class _Work:
     def _keep(self, images: SetImages, columns: dict[str, Judged]) -> None:
         self.images[images.name] = images
         self._columns[images.name] = columns
+        # Both names may hold an @ themselves, so the pairs that can be are spelt out.
+        beside = {
+            f"{one.name}@{other.name}": (one.name, f"{images.name}@{other.name}")
+            for one in self.contestants
+            for other in self.request.sets[1:]
+        }
         for name, judged in columns.items():
-            contestant, _, beside = name.partition("@")
-            place = f"{images.name}@{beside}" if beside else images.name
-            self.judged[contestant, place] = judged
+            self.judged[beside.get(name, (name, images.name))] = judged
         folder = self.request.folder
         if folder is None:
             return

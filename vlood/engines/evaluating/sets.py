@@ -121,8 +121,7 @@ def check_sets(sets: Sequence[EvalSet]) -> None:
     """Refuse sets that cannot be compared, before anything slow is done.
 
     Raises:
-        UsageError: there is no ID or no OOD set, two sets have the same name or the very same
-            inputs, or an input is wrong.
+        UsageError: two sets have the very same inputs or the same name, or an input is wrong.
     """
     seen: dict[tuple[object, ...], str] = {}
     for one in sets:

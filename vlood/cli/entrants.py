@@ -1,0 +1,230 @@
+"""The detectors of an evaluation: saved ones, zero-shot ones, and fits by shots and seeds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlood.cli.prepare import (
+    ClassOptions,
+    ModelOptions,
+    ReadOptions,
+    Source,
+    check_width,
+    embedding_width,
+    fitted_of,
+    scored,
+    sources_of,
+)
+from vlood.cli.talk import progress, warn
+from vlood.cli.training_inputs import training_set_of
+from vlood.detector.saved import check_backbone
+from vlood.engines.evaluating.calibrating import calibratable, calibrated
+from vlood.engines.evaluating.run import Entrant, entrant_of
+from vlood.engines.few_shot import fit_from_images
+from vlood.engines.mining import Encoder
+from vlood.engines.scoring import is_stream
+from vlood.errors import UsageError
+from vlood.methods import registry
+from vlood.training.few_shot import check_shots
+
+if TYPE_CHECKING:
+    from vlood.backbone.backbone import Backbone
+    from vlood.detector.saved import SavedDetector
+    from vlood.engines.detectors import Fitted
+    from vlood.engines.scoring import ScoredBatch
+    from vlood.features.cache import FeatureCache
+
+
+@dataclass(frozen=True)
+class Fits:
+    """How methods that learn, or follow a stream, are repeated.
+
+    Attributes:
+        train: labelled images to learn from, or None.
+        shots: images a class, each a fit of its own; none: all images.
+        seeds: each a fit, and a stream's order, of its own; none: the command's seed alone.
+    """
+
+    train: Source | None = None
+    shots: Sequence[int] = ()
+    seeds: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The model and what goes with it."""
+
+    backbone: Backbone | None
+    model: ModelOptions
+    read: ReadOptions
+    cache: FeatureCache | None
+    quiet: bool
+
+
+def numbers_of(text: str | None, option: str, *, least: int) -> list[int]:
+    """Read a comma list of whole numbers, each once.
+
+    Raises:
+        UsageError: another form, or a number below the least.
+    """
+    if text is None:
+        return []
+    numbers = []
+    for part in text.split(","):
+        try:
+            number = int(part)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise UsageError(
+                f"{option} {text}: expected whole numbers from {least} on with commas between, "
+                f"such as {option} {least},{least + 1}"
+            )
+        numbers.append(number)
+    return list(dict.fromkeys(numbers))
+
+
+def saved_entrants(
+    held: Sequence[SavedDetector], folders: Sequence[Path], backbone: Backbone | None
+) -> list[Entrant]:
+    """Return saved detectors with the thresholds they would be used with.
+
+    Raises:
+        UsageError: one was made for another model.
+    """
+    found = []
+    for saved, folder in zip(held, folders, strict=True):
+        if backbone is not None:
+            check_backbone(saved, backbone.identity(), f"--detector {folder}")
+        given: dict[str, object] = {}
+        if saved.threshold is not None:
+            given = {"threshold": saved.threshold, "threshold_note": "set by hand"}
+        elif saved.calibration is not None:
+            calibration = saved.calibration
+            given = {
+                "threshold": calibration.threshold,
+                "per_class": calibration.per_class,
+                "threshold_note": f"set to keep {calibration.target_tpr:.0%} of the "
+                f"{calibration.n:,} images it was calibrated on",
+            }
+        if is_stream(saved.detector):
+            given = {}
+        found.append(entrant_of(saved.detector, folder.resolve().name, **given))
+    return found
+
+
+def fitted_entrants(wanted: ClassOptions, fits: Fits, seed: int, tools: Tools) -> list[Entrant]:
+    """Fit the methods named, those that learn once for every number of shots and every seed.
+
+    Raises:
+        UsageError: a method does not exist or needs what is not there.
+    """
+    encoder = None if tools.backbone is None else Encoder(tools.backbone, tools.cache)
+    plain = [name for name in wanted.methods if not registry.get(name).learns]
+    fitted: dict[str, Fitted] = {}
+    if plain:
+        made = fitted_of(replace(wanted, methods=plain), encoder, quiet=tools.quiet)
+        fitted = dict(zip(plain, made, strict=True))
+    learning = [name for name in wanted.methods if name not in fitted]
+    learned = _learned(learning, wanted, fits, seed, encoder, tools) if learning else {}
+    found: list[Entrant] = []
+    for name in wanted.methods:
+        if name in learned:
+            found += learned[name]
+            continue
+        detector = fitted[name].detector
+        seeds = fits.seeds if is_stream(detector) else ()
+        found += [entrant_of(detector, f"{name} seed {one}", shown=name, seed=one) for one in seeds]
+        if not seeds:
+            found.append(entrant_of(detector, name))
+    return found
+
+
+def _learned(
+    names: Sequence[str],
+    wanted: ClassOptions,
+    fits: Fits,
+    seed: int,
+    encoder: Encoder | None,
+    tools: Tools,
+) -> dict[str, list[Entrant]]:
+    assert fits.train is not None
+    local = any("local" in registry.get(name).record.needs for name in names)
+    images = training_set_of(
+        fits.train,
+        wanted,
+        tools.backbone,
+        tools.model,
+        tools.read,
+        tools.cache,
+        local=local,
+        quiet=tools.quiet,
+    ).images
+    seeds = list(fits.seeds) or [seed]
+    shots: list[int | None] = [*fits.shots] or [None]
+    found: dict[str, list[Entrant]] = {name: [] for name in names}
+    total = len(names) * len(seeds) * len(shots)
+    with progress("fitting", total, quiet=tools.quiet) as bar:
+        for name in names:
+            for count in shots:
+                for one in seeds:
+                    fit = fit_from_images(
+                        name,
+                        wanted.side,
+                        images,
+                        shots=count,
+                        seed=one,
+                        settings=wanted.settings,
+                        encoder=encoder,
+                        negatives=wanted.negatives,
+                        announce=lambda text: warn(text, quiet=tools.quiet),
+                    )
+                    called = name if count is None else f"{name} {count}-shot"
+                    called += f" seed {one}" if len(seeds) > 1 else ""
+                    entrant = entrant_of(fit.detector, called, shown=name, shots=count, seed=one)
+                    found[name].append(entrant)
+                    bar.advance(1)
+    return found
+
+
+def with_thresholds(
+    entrants: Sequence[Entrant], inputs: Sequence[str], tpr: float, tools: Tools
+) -> list[Entrant]:
+    """Set the thresholds of the detectors that score each image by itself.
+
+    Raises:
+        UsageError: the images are wrong, or none could be read.
+    """
+    source = sources_of(inputs)
+    source.check(tools.read)
+    detectors = [one.detector for one in calibratable(entrants)]
+    if source.embeddings is not None:
+        check_width(source.embeddings, source.inputs, embedding_width(entrants[0].detector))
+    total = source.count(tools.read) if sys.stderr.isatty() and not tools.quiet else None
+    with progress("calibrating", total, quiet=tools.quiet) as bar:
+
+        def told() -> Iterator[ScoredBatch]:
+            batches = scored(
+                source, detectors, tools.backbone, tools.model, tools.read, tools.cache
+            )
+            for batch in batches:
+                bar.advance(len(batch.ids))
+                yield batch
+
+        return calibrated(entrants, told(), tpr)
+
+
+def shots_of(text: str | None) -> list[int]:
+    """Read --shots.
+
+    Raises:
+        UsageError: it is no comma list of whole numbers above 0.
+    """
+    shots = numbers_of(text, "--shots", least=1)
+    for count in shots:
+        check_shots(count)
+    return shots
