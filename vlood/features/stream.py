@@ -32,13 +32,15 @@ _COMMIT_ROWS = 4096
 class EncodedBatch:
     """One batch of inputs: embeddings of those that could be read, reasons for the others.
 
-    ``features`` has one row for each entry of ``positions``, which index ``items``.
+    ``features`` has one row and ``digests`` (of the files' bytes) one entry for each entry of
+    ``positions``, which index ``items``.
     """
 
     items: list[ImageItem]
     positions: NDArray[np.int64]
     features: ImageFeatures
     errors: dict[int, str]
+    digests: list[bytes]
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def _encode(
     order = [one.digest for _, one in readable if one.digest is not None]
     positions = np.array([row for row, _ in readable], np.int64)
     features = _gather(order, list(wanted), fresh, space, backbone.embed_dim)
-    return EncodedBatch([one.item for one in fetched], positions, features, errors)
+    return EncodedBatch([one.item for one in fetched], positions, features, errors, order)
 
 
 def _gather(
