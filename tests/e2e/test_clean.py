@@ -28,13 +28,16 @@ def test_a_folder_is_cleaned_and_its_lists_are_used(
 ) -> None:
     out, good = tmp_path / "out", tmp_path / "good.csv"
     model = ("--model", tiny)
-    done, table, names, scored, again, csv = many(
+    words = tmp_path / "words.txt"
+    words.write_text("dogs\tyoung dog\ncats\tyoung cat\n")
+    done, table, names, scored, again, csv, mapped = many(
         ("clean", train, *model, "-o", out, "--keep-list", good),
         ("clean", train, *model, "--format", "table", "--by", "images"),
         ("clean", train, *model, "--by", "names", "--method", "mcm"),
         ("score", out / "keep.txt", *model, "--classes", "cats,dogs"),
         ("clean", good, *model),
         ("clean", train, *model, "--format", "csv", "-q"),
+        ("clean", train, *model, "--classes", words),
     )
     assert done.code == 3, done.err
     assert "broken.png" in done.err
@@ -51,6 +54,8 @@ def test_a_folder_is_cleaned_and_its_lists_are_used(
     assert again.code == 0, again.err
     assert not any(one["duplicate_of"] for one in again.records)
     assert csv.out.startswith("path,label,problem,severity")
+    assert mapped.code == 3, mapped.err
+    assert {one["label"] for one in mapped.records[:-1]} <= {"cats", "dogs"}
 
 
 def test_what_cannot_be_cleaned_is_one_sentence(many: Many, tiny: str, train: Path) -> None:
@@ -73,7 +78,7 @@ def test_what_cannot_be_cleaned_is_one_sentence(many: Many, tiny: str, train: Pa
             "ends in .txt, .csv or .jsonl",
             "no part without --method",
             "no labels",
-            "take another",
+            "take mcm",
         ),
         strict=True,
     ):

@@ -204,3 +204,13 @@ def test_settings_loosen_and_tighten() -> None:
     assert count(mislabelled=0.0)["mislabelled"] == 0 < usual["mislabelled"]
     assert count(duplicates=1.01)["duplicate"] == 0 < usual["duplicate"]
     assert count(outliers=1.0)["ood"] > usual["ood"]
+
+
+def test_images_without_a_label_are_only_looked_at_for_copies() -> None:
+    data, _ = stored_set()
+    data.labels[[0, 41]] = -1
+    names = [f"class {number}" for number in range(3)]
+    records = {one["path"]: one for one in clean(data, names, CleaningSettings("images")).records()}
+    assert "row 0" not in records
+    copy = records["row 41"] if "row 41" in records else records["row 40"]
+    assert (copy["problem"], copy["conflict"]) == ("duplicate", False)

@@ -185,6 +185,8 @@ def clean(
     if method is None and (negatives or setting):
         given = "--negatives" if negatives else "--set"
         raise UsageError(f"{given}: has no part without --method; name one, e.g. --method neglabel")
+    if method is not None:
+        _check_method(method)
     wanted = CleaningSettings(by.value, mislabelled, outliers, duplicates)
     run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
     read = ReadOptions(root, False, fast_decode, background)
@@ -266,15 +268,22 @@ def _classes_of(labels: Sequence[str | None]) -> tuple[ClassName, ...]:
     return tuple(map(ClassName.of, sorted({label for label in labels if label is not None})))
 
 
-def _score_of(detector: Detector) -> Score:
-    from vlood.backbone.image_features import ImageFeatures
-    from vlood.engines.scoring import is_stream, needs_local
+def _check_method(name: str) -> None:
+    """Refuse a method that scores by more than an image's own embedding."""
     from vlood.methods import registry
 
-    if is_stream(detector) or needs_local([detector]):
+    method = registry.get(name)
+    if method.stream is not None or "local" in method.record.needs:
         raise UsageError(
-            f"--method {detector.method}: needs more than an image's own embedding; take another"
+            f"--method {name}: needs more than an image's own embedding; take mcm, max-logit, "
+            "energy or neglabel"
         )
+
+
+def _score_of(detector: Detector) -> Score:
+    from vlood.backbone.image_features import ImageFeatures
+    from vlood.methods import registry
+
     return lambda raw: registry.score(detector, ImageFeatures(raw=raw)).score
 
 

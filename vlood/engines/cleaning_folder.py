@@ -42,8 +42,8 @@ _TITLES = {
     ),
     "duplicate": (
         "Duplicates",
-        "The same picture as one that is kept. Those in colour have copies with another label: at "
-        "least one of the labels is wrong.",
+        "The same picture as one that is kept. Where their labels differ (in colour), at least one "
+        "of the two is wrong.",
     ),
 }
 

@@ -56,28 +56,46 @@ def test_a_detectors_score_makes_outliers_too() -> None:
     assert [(one.row, one.problem, one.severity) for one in found] == [(1, "ood", 4.0)]
 
 
-def kept_row(**given: object) -> set[int]:
+def kept_row(**given: object) -> int:
     """Return which of three copies is not listed."""
     labels = given.get("labels", [0, 0, 0])
     found = find_suspects(
         np.array(labels),
         doubt_of(given.get("ratio", [1, 1, 1]), given.get("flagged", [])),
         Outliers(np.zeros(3), np.zeros(3)),
-        copies_of(3, {(0, 1): 0.95, (1, 2): 0.92}),
+        copies_of(3, {(0, 1): 0.95, (1, 2): 0.92, (0, 2): 0.91}),
         np.array(given.get("sizes", [5, 5, 5])),
         z_limit=3.5,
     )
-    assert all(one.conflict == (len(set(labels)) > 1) for one in found)
-    return {0, 1, 2} - {one.row for one in found}
+    (kept,) = {0, 1, 2} - {one.row for one in found}
+    for one in found:
+        assert one.duplicate_of == kept
+        assert one.conflict == (labels[one.row] != labels[kept])
+    return kept
 
 
 def test_one_copy_is_kept_and_it_is_the_best() -> None:
-    assert kept_row() == {0}
-    assert kept_row(sizes=[5, 9, 7]) == {1}
-    assert kept_row(sizes=[5, 9, 7], flagged=[1]) == {2}
+    assert kept_row() == 0
+    assert kept_row(sizes=[5, 9, 7]) == 1
+    assert kept_row(sizes=[5, 9, 7], flagged=[1]) == 2
     # The ratio decides only where the labels contradict each other.
-    assert kept_row(sizes=[5, 9, 7], ratio=[2, 1, 1]) == {1}
-    assert kept_row(sizes=[5, 9, 7], ratio=[2, 1, 1], labels=[0, 1, 1]) == {0}
+    assert kept_row(sizes=[5, 9, 7], ratio=[2, 1, 1]) == 1
+    assert kept_row(sizes=[5, 9, 7], ratio=[2, 1, 1], labels=[0, 1, 1]) == 0
+
+
+def test_in_a_chain_only_copies_of_what_is_kept_are_listed() -> None:
+    found = find_suspects(
+        np.zeros(4, np.int64),
+        doubt_of([1, 1, 1, 1], []),
+        Outliers(np.zeros(4), np.zeros(4)),
+        copies_of(4, {(0, 1): 0.9, (1, 2): 0.95, (2, 3): 0.99}),
+        np.array([9, 1, 5, 1]),
+        z_limit=3.5,
+    )
+    assert [(one.row, one.duplicate_of, one.similarity) for one in found] == [
+        (3, 2, 0.99),
+        (1, 2, 0.95),
+    ]
 
 
 def test_a_mislabelled_copy_says_both() -> None:
@@ -110,7 +128,8 @@ def test_equal_files_are_exact_copies_with_similarity_one() -> None:
     content = np.array([0, 0, 2])
     copies = Copies.of(content, Pairs(np.array([[0, 2]]), np.array([0.93])))
     assert copies.group.tolist() == [0, 0, 0]
-    assert copies.similarity.tolist() == [1.0, 1.0, 0.93]
+    assert [copies.similarity(0, 1), copies.similarity(2, 1)] == [1.0, 0.93]
+    assert copies_of(3, {(0, 1): 0.9}).similarity(1, 2) is None
     found = find_suspects(
         np.zeros(3, np.int64),
         doubt_of([1, 1, 1], []),

@@ -26,7 +26,7 @@ class Card:
         figures: how sure that is.
         picture: a data URI, or None where there is no picture.
         beside: the path and picture of the copy that is kept, or None.
-        conflict: whether copies have different labels.
+        conflict: whether the copy that is kept has another label.
     """
 
     path: str

@@ -29,9 +29,9 @@ class Suspect:
             robust standard deviations below the median; ``duplicate``: the similarity.
         suggested: the class it probably is, or -1.
         duplicate_of: the row of the copy that is kept, or -1.
-        similarity: with that copy or, in a chain of copies, the nearest one; 1 for the same bytes.
-        exact: whether it has the same bytes as the copy that is kept.
-        conflict: whether copies of it have another label.
+        similarity: with that copy; 1 for the same bytes.
+        exact: whether it has the same bytes as that copy.
+        conflict: whether that copy has another label.
     """
 
     row: int
@@ -50,27 +50,29 @@ class Copies:
     """The copies among N images.
 
     Attributes:
-        group: int64 [N], the smallest row of each row's group.
+        group: int64 [N], the smallest row of each row's group: copies, and copies of copies.
         content: int64 [N], the first row with the same bytes.
-        similarity: float64 [N], the largest with any other of the group; NaN for a row without.
+        near: by row and row, the smaller first, the similarity of those with other bytes; both are
+            the first rows of their content.
     """
 
     group: NDArray[np.int64]
     content: NDArray[np.int64]
-    similarity: NDArray[np.float64]
+    near: dict[tuple[int, int], float]
 
     @classmethod
     def of(cls, content: NDArray[np.int64], near: Pairs) -> Copies:
-        """Join rows of the same content and near pairs to groups."""
-        count = len(content)
-        same = np.flatnonzero(content != np.arange(count))
+        """Join rows of the same content and near pairs of first rows to groups."""
+        same = np.flatnonzero(content != np.arange(len(content)))
         rows = np.concatenate([near.rows, np.stack([content[same], same], axis=1)])
-        similarity = np.full(count, np.nan)
-        for side in (0, 1):
-            np.fmax.at(similarity, near.rows[:, side], near.similarity)
-        similarity[same] = 1.0
-        similarity[content[same]] = 1.0
-        return cls(join_pairs(rows, count), content, similarity)
+        pairs = map(tuple, near.rows.tolist())
+        similarity = dict(zip(pairs, near.similarity.tolist(), strict=True))
+        return cls(join_pairs(rows, len(content)), content, similarity)
+
+    def similarity(self, one: int, other: int) -> float | None:
+        """Return how alike two rows are, None where they are no copies."""
+        first, second = sorted((int(self.content[one]), int(self.content[other])))
+        return 1.0 if first == second else self.near.get((first, second))
 
 
 def find_suspects(
@@ -85,8 +87,9 @@ def find_suspects(
 ) -> list[Suspect]:
     """List the suspects, problem by problem, the most certain first.
 
-    Of copies one is kept: one that is otherwise no suspect, then (where their labels differ) the
-    one whose label is likeliest, then the largest file, then the first.
+    Of copies the best is kept: one that is otherwise no suspect, then (where their labels differ)
+    the one whose label is likeliest, then the largest file, then the first. In a chain, where the
+    ends are no copies of each other, what is no copy of anything kept is kept as well.
 
     Args:
         labels: int64 [N], -1 for none.
@@ -150,35 +153,39 @@ def _duplicates(
         if len(members) < 2:
             continue
         conflict = len(set(labels[members].tolist()) - {-1}) > 1
-        kept = _kept(members.tolist(), doubt.ratio, sizes, suspects, conflict)
-        for row in members.tolist():
-            if row == kept:
+        ranked = _best_first(members.tolist(), doubt.ratio, sizes, suspects, conflict)
+        kept: list[int] = []
+        for row in ranked:
+            alike = [(copies.similarity(row, other) or 0.0, -at) for at, other in enumerate(kept)]
+            similarity, place = max(alike, default=(0.0, 0))
+            if similarity == 0.0:
+                kept.append(row)
                 continue
-            similarity = float(copies.similarity[row])
+            of = kept[-place]
             found.append(
                 Suspect(
                     row=row,
                     problem="duplicate",
                     problems=("duplicate",),
                     severity=similarity,
-                    duplicate_of=kept,
+                    duplicate_of=of,
                     similarity=similarity,
-                    exact=bool(copies.content[row] == copies.content[kept]),
-                    conflict=conflict,
+                    exact=bool(copies.content[row] == copies.content[of]),
+                    conflict=bool(labels[row] != labels[of] and min(labels[row], labels[of]) >= 0),
                 )
             )
     return found
 
 
-def _kept(
+def _best_first(
     members: Sequence[int],
     ratio: NDArray[np.float64],
     sizes: NDArray[np.int64],
     suspects: set[int],
     conflict: bool,
-) -> int:
+) -> list[int]:
     def rank(row: int) -> tuple[bool, float, int, int]:
         likely = float(ratio[row]) if conflict and np.isfinite(ratio[row]) else 0.0
         return (row in suspects, -likely, -int(sizes[row]), row)
 
-    return min(members, key=rank)
+    return sorted(members, key=rank)
