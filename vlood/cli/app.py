@@ -12,6 +12,7 @@ from vlood.cli import (
     bench,
     cache,
     calibrate,
+    clean,
     corpora,
     demo,
     doctor,
@@ -70,6 +71,7 @@ app.command(rich_help_panel="Tune")(tune.tune)
 app.command(rich_help_panel="Tune")(calibrate.calibrate)
 app.command("eval", rich_help_panel="Evaluate")(evaluate.evaluate)
 app.command(rich_help_panel="Evaluate")(bench.bench)
+app.command(rich_help_panel="Evaluate")(clean.clean)
 app.command("import", rich_help_panel="Share")(import_.import_)
 app.command(rich_help_panel="Share")(export.export)
 app.command(rich_help_panel="Share")(apply.apply)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vlood.features.stream import StreamSettings
     from vlood.images.sources import ImageItem
     from vlood.methods.contract import Detector
+    from vlood.prompts.classes import ClassName
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class ClassOptions:
     @classmethod
     def read(
         cls,
-        classes: str | None,
+        classes: str | tuple[ClassName, ...] | None,
         templates: list[str] | None,
         class_embeddings: list[Path] | None,
         logit_scale: float | None,
@@ -108,7 +109,7 @@ class ClassOptions:
             check_learns(methods[0])
         return cls(
             TextSide(
-                classes=None if classes is None else read_classes(classes),
+                classes=read_classes(classes) if isinstance(classes, str) else classes,
                 templates=tuple(
                     text for value in templates or [] for text in read_templates(value)
                 ),

@@ -412,9 +412,10 @@ def _cell(value: Any) -> Any:
 
 def _flat(record: Record) -> dict[str, Any]:
     flat = {name: _cell(value) for name, value in record.items()}
-    if isinstance(flat.get("ood"), bool):
-        flat["ood"] = str(flat["ood"]).lower()
-    return flat
+    return {
+        name: str(value).lower() if isinstance(value, bool) else value
+        for name, value in flat.items()
+    }
 
 
 def _chunks(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
