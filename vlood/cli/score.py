@@ -13,11 +13,13 @@ from vlood.cli.guard import guarded, leave
 from vlood.cli.interrupt import INTERRUPTED
 from vlood.cli.score_output import (
     abandon,
+    check_heatmap,
     chosen_format,
     complete_tally,
     error_line,
     fingerprint_of,
     finish,
+    heatmaps_of,
     is_finished,
     open_sink,
 )
@@ -115,6 +117,28 @@ def score(
             rich_help_panel="Output",
         ),
     ] = False,
+    heatmap: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Draw for each image where in it the detector sees its classes, as a PNG in this "
+            "folder, and name it in the record. Violet is OOD, yellow ID; a colour stands for the "
+            "same value in all pictures of a detector, so pictures compare. A picture is named by "
+            "its record's number and replaces only another heat map. Needs images and a CLIP ViT "
+            "or ResNet.",
+            rich_help_panel="Output",
+            show_default=False,
+        ),
+    ] = None,
+    heatmap_limit: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Draw the first so many inputs only; 0: all. Default: 200.",
+            rich_help_panel="Output",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -162,6 +186,8 @@ def score(
 
       vlood score photos/ --detector my-detector --alpha 0.05
 
+      vlood score photos/ --classes cats,dogs --heatmap maps -o scores.jsonl
+
       find . -name '*.jpg' -print0 | vlood score -0 - --model bundled --classes world | jq .score
     """
     start_logging(quiet)
@@ -180,7 +206,8 @@ def score(
         sources_of,
     )
     from vlood.detector.saved import check_backbone
-    from vlood.engines.records import FileSink
+    from vlood.engines.heatmaps import check_model
+    from vlood.engines.records import FileSink, columns_of
     from vlood.engines.scoring import Decision, records_of
     from vlood.methods import registry
 
@@ -196,6 +223,8 @@ def score(
         )
     if resume and output is None:
         raise UsageError("--resume: needs -o FILE, the file to go on with")
+    if heatmap_limit is not None and heatmap is None:
+        raise UsageError("--heatmap-limit: needs --heatmap DIR, where the pictures go")
     chosen = chosen_format(output, format)
     saved = None if detector is None else open_detector(detector)
     run = ModelOptions(
@@ -210,6 +239,8 @@ def score(
     read = ReadOptions(root, null, fast_decode, background)
     source = sources_of(inputs)
     source.check(read)
+    if heatmap is not None:
+        check_heatmap(heatmap, source)
     known = sources_of(calibrate_on) if calibrate_on else None
     if known is not None:
         if "-" in known.inputs:
@@ -257,6 +288,8 @@ def score(
     only_arrays = only_arrays and (known is None or known.embeddings is not None)
     only_arrays = only_arrays and not (explain and saved is not None and wanted.negatives.named)
     backbone = None if only_arrays else load_model(run)
+    if heatmap is not None and backbone is not None:
+        check_model(backbone)
     if saved is None:
         scoring = detectors_of(wanted, backbone, store, quiet=quiet)[0]
     else:
@@ -272,16 +305,21 @@ def score(
             known, scoring, backbone, run, read, store, tpr or 0.95, quiet
         )
 
+    heatmaps = None
+    if heatmap is not None and backbone is not None:
+        heatmaps = heatmaps_of(heatmap, heatmap_limit, scoring, backbone, run, read)
+        heatmaps.open(resume=resume)
     scorer = scorer_of(scoring, state)
     sink, tally, skip = open_sink(
         output,
         chosen,
-        explain,
+        columns_of(explain, heatmap=heatmap is not None),
         resume and source.embeddings is None,
         fingerprint_of(
             inputs, run, wanted, read, (threshold, alpha), explain, backbone, scoring, detector
         )
-        | {"stream": scorer.order.digest},
+        | {"stream": scorer.order.digest}
+        | {"heatmap": heatmaps and [str(heatmaps.folder), heatmaps.limit]},
         batch_size,
         quiet,
     )
@@ -295,8 +333,10 @@ def score(
     try:
         with progress("scoring", total, quiet=quiet) as bar:
             bar.advance(len(skip))
-            for batch in scored_batches(source, skip, scorer, backbone, run, read, store):
+            for batch in scored_batches(source, skip, scorer, backbone, run, read, store, heatmaps):
                 records = records_of(batch, scoring, decision)
+                if heatmaps is not None:
+                    heatmaps.draw(batch, records)
                 sink.write(records)
                 for record in records:
                     tally.add(record)
@@ -315,4 +355,10 @@ def score(
     write_state(scorer, state)
     for line in unreadable:
         warn(line, quiet=quiet)
+    if heatmaps is not None and heatmaps.left_out:
+        warn(
+            f"--heatmap {heatmap}: the first {heatmaps.limit} inputs were drawn; --heatmap-limit 0 "
+            "draws all",
+            quiet=quiet,
+        )
     finish(tally, fail_on_ood, quiet)

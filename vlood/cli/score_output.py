@@ -16,6 +16,7 @@ from vlood.errors import UsageError
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
     from vlood.cli.prepare import ClassOptions, ModelOptions, ReadOptions, Source
+    from vlood.engines.heatmaps import Heatmaps
     from vlood.engines.records import Record, Sink, Tally
     from vlood.methods.contract import Detector
 
@@ -49,7 +50,7 @@ def _is_stream(path: Path) -> bool:
 def open_sink(
     output: Path | None,
     chosen: str,
-    explain: bool,
+    columns: tuple[str, ...],
     resume: bool,
     fingerprint: dict[str, object],
     batch_size: int,
@@ -62,11 +63,9 @@ def open_sink(
         JsonLines,
         Tally,
         TerminalTable,
-        columns_of,
     )
 
     tally = Tally()
-    columns = columns_of(explain)
     if output is None or _is_stream(output):
         stream = sys.stdout if output is None else output.open("w", encoding="utf-8")
         if chosen == "csv":
@@ -189,3 +188,35 @@ def finish(tally: Tally, fail_on_ood: bool, quiet: bool) -> None:
         raise typer.Exit(OOD_FOUND)
     if tally.errors:
         raise typer.Exit(SOME_UNREADABLE)
+
+
+def check_heatmap(folder: Path, source: Source) -> None:
+    """Refuse heat maps that there cannot be, before anything slow is done.
+
+    Raises:
+        UsageError: the inputs are embeddings, or the place is no folder of its own.
+    """
+    from vlood.engines.heatmaps import check_folder
+
+    if source.embeddings is not None:
+        raise UsageError(
+            f"--heatmap: {source.inputs[0]} holds embeddings, and there is no picture to draw on; "
+            "name the images themselves"
+        )
+    check_folder(folder, source.inputs)
+
+
+def heatmaps_of(
+    folder: Path,
+    limit: int | None,
+    detector: Detector,
+    backbone: Backbone,
+    run: ModelOptions,
+    read: ReadOptions,
+) -> Heatmaps:
+    """Return what draws the pictures."""
+    from vlood.cli.prepare import stream_settings
+    from vlood.engines.heatmaps import DEFAULT_LIMIT, Heatmaps
+
+    wanted = DEFAULT_LIMIT if limit is None else limit
+    return Heatmaps(folder, wanted, detector, backbone, stream_settings(run, read).decode)

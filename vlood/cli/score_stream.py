@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
     from vlood.cli.prepare import ClassOptions, ModelOptions, ReadOptions, Source
     from vlood.engines.explaining import NearestNegatives
+    from vlood.engines.heatmaps import Heatmaps
     from vlood.engines.records import Record
     from vlood.engines.scoring import ScoredBatch, Scorer
     from vlood.features.cache import FeatureCache
@@ -30,9 +31,13 @@ def scored_batches(
     run: ModelOptions,
     read: ReadOptions,
     store: FeatureCache | None,
+    heatmaps: Heatmaps | None = None,
 ) -> Iterator[ScoredBatch]:
-    """Yield the scored batches that come after the records of ``skip``."""
-    from itertools import chain
+    """Yield the scored batches that come after the records of ``skip``.
+
+    Those that ``heatmaps`` draws come with local embeddings.
+    """
+    from itertools import chain, islice
 
     from vlood.cli.prepare import stream_settings
     from vlood.engines.scoring import is_stream, score_embeddings, score_images
@@ -60,8 +65,20 @@ def scored_batches(
     # A stream's state is that of every image before: those of the finished records go through it
     # again, in the same batches.
     passed = 0
-    whole = chain(seen, items)
-    for batch in score_images(whole, backbone, scorer, stream_settings(run, read), cache=store):
+    settings = stream_settings(run, read)
+    parts: Iterator[ScoredBatch]
+    if heatmaps is None:
+        parts = score_images(chain(seen, items), backbone, scorer, settings, cache=store)
+    else:
+        whole = chain(seen, heatmaps.watched(items, after=len(skip)))
+        # The model runs once over each image: with local embeddings, which are not cached, as far
+        # as pictures are drawn, and from the first batch without any as it always does.
+        drawn = heatmaps.first_inputs(run.batch_size, before=len(skip) - len(seen))
+        parts = chain(
+            score_images(islice(whole, drawn), backbone, scorer, settings, local=True),
+            score_images(whole, backbone, scorer, settings, cache=store),
+        )
+    for batch in parts:
         if passed >= len(seen):
             yield batch
         passed += len(batch.ids)

@@ -14,12 +14,14 @@ from vlood.methods.contract import (
     Detector,
     Method,
     MethodRecord,
+    Regional,
     Scores,
     check_choice,
     refuse_to_fit,
     setting,
 )
 from vlood.methods.logits import check_width, entropy, max_probability, with_labels
+from vlood.methods.regional import SURE
 
 RECORD = MethodRecord(
     name="linear-probe",
@@ -87,6 +89,18 @@ def check(detector: Detector) -> None:
             raise UsageError(f"{name} must have finite numbers only")
 
 
+def regional(detector: Detector, regions: ImageFeatures) -> NDArray[np.float64]:
+    """Return the largest probability of each of n regions, [n]."""
+    return max_probability(logits(detector, regions))
+
+
+def regional_ends(detector: Detector) -> tuple[float, float]:
+    """Return chance, and the probability of a sure answer."""
+    # A probe's logits have no bound that cosines have, so neither has their lead.
+    classes = len(detector.class_names)
+    return 1 / classes, SURE if classes > 1 else 1.0
+
+
 METHOD = Method(
     RECORD,
     LinearProbeSettings,
@@ -95,4 +109,5 @@ METHOD = Method(
     arrays={"weight": "K D", "bias": "K"},
     check=check,
     logits=logits,
+    regional=Regional(regional, regional_ends, "probability of a region's best class"),
 )
