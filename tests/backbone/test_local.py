@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlood.backbone.local import encode_with_local, local_refusal
+from vlood.backbone.local import encode_with_local, local_refusal, region_size
 
 
 def images(side: int, count: int = 3) -> torch.Tensor:
@@ -121,4 +121,28 @@ def test_towers_without_a_value_path_are_refused(make_model: Callable[..., Any])
     assert "not CLIP's" in (local_refusal(custom) or "")
     timm = TimmModel("vit_tiny_patch16_224", embed_dim=24, image_size=32, pretrained=False)
     assert "timm" in (local_refusal(timm) or "")
+    assert (local_refusal(timm, without="do without") or "").endswith("or do without")
     assert "Identity" in (local_refusal(torch.nn.Identity()) or "")
+
+
+@pytest.mark.parametrize("tower", ["vit", "resnet"])
+def test_a_region_stands_for_its_own_piece_of_the_picture(
+    tower: str, make_model: Callable[..., Any], resnet: Any
+) -> None:
+    vision = {"image_size": [32, 48], "layers": 1}
+    visual = resnet.visual if tower == "resnet" else make_model(vision=vision).visual
+    height, width = (64, 64) if tower == "resnet" else (32, 48)
+    rows, columns = region_size(visual)
+    blank = torch.zeros(1, 3, height, width)
+    grid = (height // rows, width // columns)
+    with torch.inference_mode():
+        _, before, found = encode_with_local(visual, blank)
+        assert found == grid
+        for row, column in np.ndindex(*grid):
+            changed = blank.clone()
+            # The middle of the region: a ResNet sees a little beyond its borders.
+            top, left = row * rows + rows // 4, column * columns + columns // 4
+            changed[:, :, top : top + rows // 2, left : left + columns // 2] = 1
+            _, after, _ = encode_with_local(visual, changed)
+            largest = int((after - before).norm(dim=2).argmax())
+            assert divmod(largest, grid[1]) == (row, column)

@@ -11,12 +11,21 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+# The stem halves the picture twice, and each of layers 2, 3 and 4 once.
+_RESNET_STEP = 32
+_WITHOUT = "a method without local features"
 
-def local_refusal(visual: Any) -> str | None:
-    """Return why an open_clip image tower has no local features, in a sentence, or None."""
+
+def local_refusal(visual: Any, *, without: str = _WITHOUT) -> str | None:
+    """Return why an open_clip image tower has no local features, in a sentence, or None.
+
+    Args:
+        visual: the tower.
+        without: what the user can do instead of using another tower, for the end of the sentence.
+    """
     from vlood.backbone.library import open_clip
 
-    ask = "use an OpenAI-style ViT or ResNet, or a method without local features"
+    ask = f"use an OpenAI-style ViT or ResNet, or {without}"
     if isinstance(visual, open_clip.modified_resnet.ModifiedResNet):
         if isinstance(visual.attnpool, open_clip.modified_resnet.AttentionPool2d):
             return None
@@ -34,6 +43,18 @@ def local_refusal(visual: Any) -> str | None:
     if type(block) is not usual or not visual.transformer.batch_first:
         return f"the blocks of this ViT are not CLIP's: no value path to local features; {ask}"
     return None
+
+
+def region_size(visual: Any) -> tuple[int, int]:
+    """Return height and width in pixels of the piece of the input that a region stands for.
+
+    Regions tile the input from its upper left corner. A ViT's region is one patch; a ResNet's is
+    the step of its last stage, though it has seen more around it.
+    """
+    if hasattr(visual, "attnpool"):
+        return _RESNET_STEP, _RESNET_STEP
+    height, width = visual.patch_size
+    return int(height), int(width)
 
 
 def encode_with_local(

@@ -21,6 +21,7 @@ from vlood.errors import UsageError, VloodError
 FORMATS = ("jsonl", "csv", "parquet", "table")
 COLUMNS = ("path", "score", "ood", "label", "confidence", "p_value", "method")
 EXPLAIN_COLUMNS = ("top_labels", "nearest_negatives", "explanation")
+HEATMAP_COLUMNS = ("heatmap",)
 SIGNIFICANT_DIGITS = 7
 
 Record = dict[str, Any]
@@ -72,9 +73,11 @@ def to_json(record: Mapping[str, Any]) -> str:
     return line
 
 
-def columns_of(explain: bool, with_errors: bool = True) -> tuple[str, ...]:
+def columns_of(
+    explain: bool, with_errors: bool = True, *, heatmap: bool = False
+) -> tuple[str, ...]:
     """Return the columns of a flat format."""
-    extra = EXPLAIN_COLUMNS if explain else ()
+    extra = (EXPLAIN_COLUMNS if explain else ()) + (HEATMAP_COLUMNS if heatmap else ())
     return (*COLUMNS, *extra, *(("error",) if with_errors else ()))
 
 

@@ -137,13 +137,15 @@ def score_images(
     settings: StreamSettings,
     *,
     cache: FeatureCache | None = None,
+    local: bool = False,
 ) -> Iterator[ScoredBatch]:
     """Yield scored batches in input order; every image is encoded once for all detectors.
 
-    A :class:`Scorer` instead of detectors goes on with the states it has.
+    A :class:`Scorer` instead of detectors goes on with the states it has. ``local`` asks for local
+    embeddings that no detector needs.
     """
     scorer = detectors if isinstance(detectors, Scorer) else Scorer(detectors)
-    local = needs_local(scorer.detectors)
+    local = local or needs_local(scorer.detectors)
     for batch in encode_images(items, backbone, settings, cache=cache, local=local):
         ids = [item.path for item in batch.items]
         yield ScoredBatch(

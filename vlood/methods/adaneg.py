@@ -15,6 +15,7 @@ from vlood.methods.contract import (
     Detector,
     Method,
     MethodRecord,
+    Regional,
     Scores,
     State,
     Stream,
@@ -26,6 +27,7 @@ from vlood.methods.contract import (
 )
 from vlood.methods.logits import check_width, log_sum_exp
 from vlood.methods.neglabel import (
+    ID_MASS,
     check_same_width,
     confident_sides,
     group_sizes,
@@ -33,6 +35,7 @@ from vlood.methods.neglabel import (
     id_mass,
     number_of_groups,
 )
+from vlood.methods.regional import whole_range
 from vlood.negatives.negative_features import NegativeFeatures, is_permutation
 from vlood.prompts.templates import ClassFeatures
 
@@ -218,6 +221,18 @@ def step(detector: Detector, images: ImageFeatures, state: State) -> tuple[Score
     nearest = logits[:, :count]
     chosen_logit = np.take_along_axis(nearest, label[:, None], axis=1)[:, 0].astype(np.float64)
     return Scores(total, label, np.exp(chosen_logit - log_sum_exp(nearest))), after
+
+
+def regional(detector: Detector, regions: ImageFeatures) -> NDArray[np.float64]:
+    """Return the NegLabel score of each of n regions by the text features, [n].
+
+    Regions neither enter the memory nor meet it: it holds whole images.
+    """
+    text = [detector.tensors["class_features"], detector.tensors["negative_features"]]
+    features = regions.unit
+    check_width(features, text[0])
+    logits = (features @ np.concatenate(text).T) * np.float32(detector.logit_scale)
+    return _grouped_mass(detector, logits)
 
 
 def confident(
@@ -429,4 +444,5 @@ METHOD = Method(
     Stream(start, step),
     arrays={"class_features": "K D", "negative_features": "M D", "permutation": "M int"},
     check=check,
+    regional=Regional(regional, whole_range, ID_MASS),
 )

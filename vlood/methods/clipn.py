@@ -13,6 +13,7 @@ from vlood.methods.contract import (
     Method,
     MethodRecord,
     RefuseToFit,
+    Regional,
     Scores,
     check_choice,
     check_positive,
@@ -20,6 +21,7 @@ from vlood.methods.contract import (
     setting,
 )
 from vlood.methods.logits import class_cosines, softmax, with_labels
+from vlood.methods.regional import whole_range
 
 RECORD = MethodRecord(
     name="clipn",
@@ -148,6 +150,11 @@ def check(detector: Detector) -> None:
     check_unit_rows(detector, "class_features", "no_features")
 
 
+def regional(detector: Detector, regions: ImageFeatures) -> NDArray[np.float64]:
+    """Return the score of each of n regions by the rule of the settings, [n]."""
+    return score(detector, regions).score
+
+
 METHOD = Method(
     RECORD,
     CLIPNSettings,
@@ -155,4 +162,5 @@ METHOD = Method(
     score,
     arrays={"class_features": "K D", "no_features": "K D"},
     check=check,
+    regional=Regional(regional, whole_range, 'probability that "no" does not object to a region'),
 )

@@ -151,6 +151,22 @@ class Stream:
 
 
 @dataclass(frozen=True)
+class Regional:
+    """How a method looks at the regions of an image, for a map of where it sees its classes.
+
+    Attributes:
+        score: the ID-ness [n], in [0, 1], of n regions that come as if each were an image.
+        ends: the least and the largest value that a map's colours tell apart; of the detector
+            alone, so that maps of two images compare.
+        meaning: what the value is, in a few words.
+    """
+
+    score: Callable[[Detector, ImageFeatures], NDArray[np.float64]]
+    ends: Callable[[Detector], tuple[float, float]]
+    meaning: str
+
+
+@dataclass(frozen=True)
 class Method:
     """A published method, as the entry-point group ``vlood.methods`` offers it.
 
@@ -168,6 +184,8 @@ class Method:
         check: what else must hold of a stored detector's tensors; raises UsageError.
         logits: gives the logits [N, K] that labels and confidences are made of; None: the cosines
             with ``class_features`` at the logit scale.
+        regional: how it looks at regions; None: by the largest softmax probability of those
+            cosines.
     """
 
     record: MethodRecord
@@ -178,6 +196,7 @@ class Method:
     arrays: Mapping[str, str] = field(default_factory=lambda: {"class_features": "K D"})
     check: Callable[[Detector], None] | None = None
     logits: Callable[[Detector, ImageFeatures], NDArray[np.float64]] | None = None
+    regional: Regional | None = None
 
     @property
     def name(self) -> str:

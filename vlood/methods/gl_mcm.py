@@ -19,6 +19,7 @@ from vlood.methods.contract import (
     setting,
 )
 from vlood.methods.logits import class_cosines, max_probability, regional_cosines, with_labels
+from vlood.methods.regional import CONCEPT_MATCH
 from vlood.prompts.templates import ClassFeatures
 
 RECORD = MethodRecord(
@@ -110,4 +111,4 @@ def best_region(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(max_probability(logits).max(axis=1))
 
 
-METHOD = Method(RECORD, GLMCMSettings, fit, score)
+METHOD = Method(RECORD, GLMCMSettings, fit, score, regional=CONCEPT_MATCH)

@@ -14,6 +14,7 @@ from vlood.methods.contract import (
     Detector,
     Method,
     MethodRecord,
+    Regional,
     Scores,
     check_choice,
     check_positive,
@@ -22,6 +23,7 @@ from vlood.methods.contract import (
     setting,
 )
 from vlood.methods.logits import check_width, entropy, max_probability, with_labels
+from vlood.methods.regional import SURE
 from vlood.prompts.templates import ClassFeatures
 from vlood.training.labelled import LabelledFeatures, check_every_class
 from vlood.training.probe import Descent, choose_c, fit_descent, fit_logistic, mean_length
@@ -237,6 +239,18 @@ def _has_length_one(rows: NDArray[np.float32]) -> bool:
     return bool((np.abs(np.linalg.norm(rows, axis=1) - 1) < _UNIT_WITHIN).all())
 
 
+def regional(detector: Detector, regions: ImageFeatures) -> NDArray[np.float64]:
+    """Return the largest probability of each of n regions, [n]."""
+    return max_probability(logits(detector, regions))
+
+
+def regional_ends(detector: Detector) -> tuple[float, float]:
+    """Return chance, and the probability of a sure answer."""
+    # A probe's logits have no bound that cosines have, so neither has their lead.
+    classes = len(detector.class_names)
+    return 1 / classes, SURE if classes > 1 else 1.0
+
+
 METHOD = Method(
     RECORD,
     LinearProbeSettings,
@@ -245,4 +259,5 @@ METHOD = Method(
     arrays={"weight": "K D", "bias": "K"},
     check=check,
     logits=logits,
+    regional=Regional(regional, regional_ends, "probability of a region's best class"),
 )

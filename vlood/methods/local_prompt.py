@@ -15,13 +15,21 @@ from vlood.methods.contract import (
     Method,
     MethodRecord,
     RefuseToFit,
+    Regional,
     Scores,
     check_positive,
     check_unit_rows,
     check_whole,
     setting,
 )
-from vlood.methods.logits import class_cosines, max_probability, regional_cosines, with_labels
+from vlood.methods.logits import (
+    check_width,
+    class_cosines,
+    max_probability,
+    regional_cosines,
+    with_labels,
+)
+from vlood.methods.regional import softmax_ends
 
 RECORD = MethodRecord(
     name="local-prompt",
@@ -102,12 +110,25 @@ def regional_concept_match(
         top_k: at most R C of them.
     """
     count, regions, classes = local.shape
+    probabilities = class_probabilities(local, negative)
+    largest = _largest(probabilities.reshape(count, regions * classes), top_k)
+    return np.asarray(largest.mean(axis=1, dtype=np.float64))
+
+
+def class_probabilities(
+    local: NDArray[np.floating], negative: NDArray[np.floating]
+) -> NDArray[np.floating]:
+    """Return the softmax over classes and negatives, of the classes alone, [..., C].
+
+    Args:
+        local: cosines of regions and classes over T [..., C].
+        negative: cosines of regions and negative prompts over T [..., M].
+    """
     peak = np.maximum(local.max(axis=-1), negative.max(axis=-1, initial=-np.inf))[..., None]
     weights = np.exp(local - peak)
     total = weights.sum(axis=-1) + np.exp(negative - peak).sum(axis=-1)
     weights /= total[..., None]
-    largest = _largest(weights.reshape(count, regions * classes), top_k)
-    return np.asarray(largest.mean(axis=1, dtype=np.float64))
+    return np.asarray(weights)
 
 
 def local_evidence(local: NDArray[np.floating], top_k: int) -> NDArray[np.float64]:
@@ -151,6 +172,26 @@ def _regional_cosines(
         yield rows, regional_cosines(local, classes), regional_cosines(local, negatives)
 
 
+def regional(detector: Detector, regions: ImageFeatures) -> NDArray[np.float64]:
+    """Return the largest class probability of each of n regions by the local prompts, [n]."""
+    T = np.float32(detector.settings.temperature)
+    features, classes = regions.unit, detector.tensors["local_features"]
+    check_width(features, classes)
+    negative = features @ detector.tensors["local_negative_features"].T
+    probabilities = class_probabilities(features @ classes.T / T, negative / T)
+    return np.asarray(probabilities.max(axis=-1), dtype=np.float64)
+
+
+def regional_ends(detector: Detector) -> tuple[float, float]:
+    """Return chance among classes and negatives, and the probability of a sure answer."""
+    classes, negatives = (
+        detector.tensors[name] for name in ("local_features", "local_negative_features")
+    )
+    sharpness = 1 / detector.settings.temperature
+    prompts = np.concatenate([classes, negatives])
+    return softmax_ends(prompts, len(classes), sharpness, detector.logit_scale)
+
+
 def check(detector: Detector) -> None:
     """Refuse features that are not of length 1.
 
@@ -172,4 +213,7 @@ METHOD = Method(
     },
     check=check,
     logits=logits,
+    regional=Regional(
+        regional, regional_ends, "probability of a region's best class, against negative prompts"
+    ),
 )

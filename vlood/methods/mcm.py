@@ -15,6 +15,7 @@ from vlood.methods.contract import (
     setting,
 )
 from vlood.methods.logits import class_cosines, max_probability, with_labels
+from vlood.methods.regional import CONCEPT_MATCH
 from vlood.prompts.templates import ClassFeatures
 
 RECORD = MethodRecord(
@@ -57,4 +58,4 @@ def score(detector: Detector, images: ImageFeatures) -> Scores:
     return with_labels(concept_match, cosines, detector.logit_scale)
 
 
-METHOD = Method(RECORD, MCMSettings, fit, score)
+METHOD = Method(RECORD, MCMSettings, fit, score, regional=CONCEPT_MATCH)

@@ -16,6 +16,7 @@ from vlood.methods.contract import (
     Detector,
     Method,
     MethodRecord,
+    Regional,
     Scores,
     check_choice,
     check_positive,
@@ -23,6 +24,7 @@ from vlood.methods.contract import (
     setting,
 )
 from vlood.methods.logits import check_width, log_sum_exp, with_labels
+from vlood.methods.regional import whole_range
 from vlood.negatives.negative_features import NegativeFeatures
 from vlood.prompts.templates import ClassFeatures
 
@@ -40,6 +42,7 @@ RECORD = MethodRecord(
     template="the nice {}",
 )
 
+ID_MASS = "share of a region's evidence for the classes, against negatives"
 REMAINDERS = ("spread", "drop")
 _GROUP_SIZE = 100
 _MOST_GROUPS = 100
@@ -267,6 +270,11 @@ def check(detector: Detector) -> None:
         raise UsageError("group_sizes do not share out the negatives")
 
 
+def regional(detector: Detector, regions: ImageFeatures) -> NDArray[np.float64]:
+    """Return the grouped ID mass of each of n regions, [n]."""
+    return score(detector, regions).score
+
+
 METHOD = Method(
     RECORD,
     NegLabelSettings,
@@ -274,4 +282,5 @@ METHOD = Method(
     score,
     arrays={"class_features": "K D", "negative_features": "M D", "group_sizes": "G int"},
     check=check,
+    regional=Regional(regional, whole_range, ID_MASS),
 )

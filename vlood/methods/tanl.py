@@ -17,6 +17,7 @@ from vlood.methods.contract import (
     Detector,
     Method,
     MethodRecord,
+    Regional,
     Scores,
     State,
     Stream,
@@ -26,7 +27,8 @@ from vlood.methods.contract import (
     setting,
 )
 from vlood.methods.logits import class_cosines, log_sum_exp, with_labels
-from vlood.methods.neglabel import check_same_width, confident_sides
+from vlood.methods.neglabel import ID_MASS, check_same_width, confident_sides
+from vlood.methods.regional import whole_range
 from vlood.negatives.negative_features import NegativeFeatures, is_permutation
 from vlood.prompts.templates import ClassFeatures
 
@@ -209,6 +211,17 @@ def step(detector: Detector, images: ImageFeatures, state: State) -> tuple[Score
     return with_labels(final, cosines, detector.logit_scale), after
 
 
+def regional(detector: Detector, regions: ImageFeatures) -> NDArray[np.float64]:
+    """Return the activation-aware score of each of n regions, by the first active negatives, [n].
+
+    Regions do not activate negatives: the activations are those of whole images.
+    """
+    first = start(detector)
+    activation = _mean(first["neg_queue"]) - _mean(first["pos_queue"])
+    chosen = most_active(activation, detector.settings.active)
+    return _scores(detector, regions.unit, chosen)
+
+
 def activations(detector: Detector, features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return how much unit features [n, D] activate each negative, [n, M].
 
@@ -330,4 +343,5 @@ METHOD = Method(
         "noise_order": "R int",
     },
     check=check,
+    regional=Regional(regional, whole_range, ID_MASS),
 )
