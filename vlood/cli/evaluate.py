@@ -175,7 +175,10 @@ def evaluate(
     no_cache: opt.NoCache = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Measure detectors: AUROC, AUPR, FPR95 in both conventions, ID accuracy, intervals.
+    """Measure detectors side by side, with intervals and paired tests, and write a report.
+
+    AUROC, AUPR, FPR95 in both conventions, ID accuracy, OSCR, rates at the deployed threshold.
+    Every image is encoded once for all detectors.
 
     Examples:
 
