@@ -99,11 +99,17 @@ def test_figures_go_onto_the_card(
 
     mine = Path(shutil.copytree(calibrated, tmp_path / "mine"))
     sets = ("--id", pictures / "id" / "test", "--ood", f"near:others={pictures / 'near'}")
-    plain, both = many(
+    (mine / "adapter").mkdir()
+    (mine / "adapter" / "adapter_config.json").write_text("{}")
+    again, plain, both = many(
+        ("calibrate", mine, "--id", pictures / "id" / "test"),
         ("eval", "--detector", mine, *sets, "--save-figures", "--resamples", "0"),
         ("eval", "--detector", mine, "--detector", calibrated, *sets),
     )
+    assert again.code == 0, again.err
     assert plain.code == 0, plain.err
+    assert (mine / "adapter" / "adapter_config.json").is_file()
+    assert plain.records[0]["tpr"] >= 0.95
     assert plain.records[0]["detector"] == "mine"
     assert plain.records[0]["auroc"] > 0.8
     assert f"{100 * plain.records[0]['auroc']:.2f} %" in (mine / "README.md").read_text()

@@ -81,7 +81,7 @@ def calibrate(
         sources_of,
     )
     from vlood.detector.calibration_report import describe, warnings_of
-    from vlood.detector.folder import check_new, save_detector
+    from vlood.detector.folder import adapter_of, check_new, save_detector
     from vlood.detector.saved import check_backbone
     from vlood.engines.saved_detectors import calibrated
     from vlood.engines.scoring import is_stream
@@ -129,7 +129,7 @@ def calibrate(
     made_of = saved.provenance.get("training_digest")
     for sentence in warnings_of(calibration, made_of, classes=len(saved.classes)):
         warn(sentence, quiet=quiet)
-    save_detector(output or detector, made)
+    save_detector(output or detector, made, adapter=adapter_of(detector))
     if sys.stdout.isatty():
         sys.stdout.write(f"{output or detector}: {describe(calibration)}\n")
         return

@@ -280,12 +280,12 @@ def _save_figures(
     held: Sequence[SavedDetector], folders: Sequence[Path], rows: Sequence[ResultRow]
 ) -> None:
     """Keep each detector's rows in its folder and on its card."""
-    from vlood.detector.folder import save_detector
+    from vlood.detector.folder import adapter_of, save_detector
 
     for saved, folder in zip(held, folders, strict=True):
         name = folder.resolve().name
         figures = [row.record() for row in rows if row.detector == name]
-        save_detector(folder, replace(saved, figures=figures))
+        save_detector(folder, replace(saved, figures=figures), adapter=adapter_of(folder))
 
 
 def print_rows(rows: Sequence[ResultRow], format: opt.Format | None) -> None:

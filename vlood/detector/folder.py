@@ -97,6 +97,12 @@ def save_detector(path: Path, saved: SavedDetector, *, adapter: Path | None = No
         ) from error
 
 
+def adapter_of(path: Path) -> Path | None:
+    """Return the PEFT adapter of a detector's folder, to be kept when the folder is written anew."""
+    folder = path / ADAPTER_FOLDER
+    return folder if folder.is_dir() else None
+
+
 def load_detector(path: Path) -> SavedDetector:
     """Read a detector after verifying digests, schema, shapes and values; no model is needed.
 
