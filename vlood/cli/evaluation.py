@@ -32,12 +32,13 @@ from vlood.cli.prepare import (
     stream_settings,
 )
 from vlood.cli.talk import note, progress, warn
+from vlood.engines.evaluating.calibrating import remembered
 from vlood.engines.evaluating.comparing import comparisons, result_rows, severity_rows
 from vlood.engines.evaluating.provenance import provenance, run_facts
 from vlood.engines.evaluating.reporting import Measured, report_inputs, write_figures
 from vlood.engines.evaluating.run import Request, run
 from vlood.engines.evaluating.sets import EvalSet, check_sets
-from vlood.engines.evaluating.state import check_folder
+from vlood.engines.evaluating.state import RUN_FILE, check_folder
 from vlood.engines.records import printable
 from vlood.errors import UsageError
 from vlood.evaluation.report.page import write_report_page
@@ -162,8 +163,13 @@ def carry_out(
         if one.embeddings is not None:
             width = embedding_width(entrants[0].detector)
             check_width(list(one.embeddings), list(one.inputs), width)
+    calibration: dict[str, object] | None = None
     if how.calibrate_on:
-        entrants = with_thresholds(entrants, how.calibrate_on, how.tpr, tools)
+        calibration = {"inputs": list(how.calibrate_on), "tpr": how.tpr}
+        held_before = None
+        if how.mode == "resume" and how.output is not None and (how.output / RUN_FILE).exists():
+            held_before = remembered(entrants, how.output, calibration)
+        entrants = held_before or with_thresholds(entrants, how.calibrate_on, how.tpr, tools)
     first = entrants[0].detector
     named_classes = wanted.side.classes or tuple(map(ClassName.of, first.class_names))
     request = Request(
@@ -177,6 +183,7 @@ def carry_out(
         mode=how.mode,
         overlap=how.overlap,
         seed=how.seed,
+        calibration=calibration,
     )
 
     @contextmanager

@@ -23,6 +23,8 @@ _DASHES = ("solid", "dashed", "dotted", "dashdot")
 _ID_COLOUR = "#9A9A9A"
 _LONGEST_NAME = 34
 _DOTS_AN_INCH = 150
+# Inches: around the panels, below them for the axis and its name, above each for its heading.
+_LEFT, _RIGHT, _TOP, _AXIS, _HEADING = 0.75, 0.75, 0.75, 0.75, 0.42
 
 
 def save_roc(
@@ -126,7 +128,7 @@ def save_score_histogram(
     panels[0].set_ylim(bottom=0)
     panels[-1].set_xlabel("score (higher = more in-distribution)")
     panels[-1].ticklabel_format(axis="x", useOffset=False)
-    figure.supylabel("share of the set's images, %", fontsize=10)
+    figure.supylabel("share of the set's images, %", fontsize=10, x=0.02)
     _legend_below(figure, handles, names)
     _save(figure, path)
 
@@ -156,7 +158,8 @@ def _figure(title: str, *, width: float, height: float) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    # Margins by hand: matplotlib's own layout engines draw a figure of many panels several times.
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     figure.suptitle(_short(title, 70), fontsize=12, parse_math=False)
     return figure
@@ -183,18 +186,29 @@ def _legend_below(figure: Any, handles: list[Any], names: list[str]) -> None:
     legend = figure.legend(
         handles,
         ["-"] * len(handles),
-        loc="outside lower left",
+        loc="lower left",
+        borderaxespad=0.2,
         frameon=False,
         fontsize=9,
         handlelength=3.2,
-        ncols=1 if len(handles) <= 8 else 2,
     )
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_parse_math(False)
         text.set_text(name)
     # Every line of the legend gets its own room, so that the axes keep theirs.
-    rows = len(handles) if len(handles) <= 8 else -(-len(handles) // 2)
-    figure.set_figheight(figure.get_figheight() + 0.2 * rows)
+    rows = len(handles)
+    height, width = figure.get_figheight() + 0.2 * rows, figure.get_figwidth()
+    figure.set_figheight(height)
+    figure.suptitle(figure.get_suptitle(), fontsize=12, parse_math=False, y=1 - 0.12 / height)
+    panels = len(figure.axes)
+    figure.subplots_adjust(
+        left=_LEFT / width,
+        right=1 - _RIGHT / width,
+        top=1 - _TOP / height,
+        bottom=(_AXIS + 0.2 * rows) / height,
+        # Room for a panel's heading, as a share of its own height.
+        hspace=0.0 if panels < 2 else _HEADING * panels / (height - _TOP - _AXIS - 0.2 * rows),
+    )
 
 
 def _short(name: str, longest: int = _LONGEST_NAME) -> str:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from vlood.backbone.image_features import ImageFeatures
+from vlood.engines.evaluating.calibrating import remembered
 from vlood.engines.evaluating.comparing import comparisons, result_rows
-from vlood.engines.evaluating.run import run
+from vlood.engines.evaluating.run import Entrant, run
 from vlood.engines.evaluating.score_files import column_names, read_set, set_file
 from vlood.engines.evaluating.state import read_state
 from vlood.engines.streaming import mixed_stream
@@ -152,6 +153,20 @@ def test_a_folder_is_as_the_mode_needs_it(request_of, tmp_path):
     newer = {"schema": 99}
     (folder / "run.json").write_text(json.dumps(newer))
     with pytest.raises(UsageError, match="newer vlood"):
+        run(request_of("mcm", folder=folder, mode="resume"))
+
+
+def test_thresholds_of_a_stopped_run_are_remembered(request_of, tmp_path):
+    folder, how = tmp_path / "report", {"inputs": ["held/"], "tpr": 0.9}
+    request = request_of("mcm", folder=folder, calibration=how)
+    (one,) = request.entrants
+    set_before = Entrant(replace(one.contestant, threshold=0.25, threshold_note="so"), one.detector)
+    run(replace(request, entrants=[set_before]))
+    (found,) = remembered([one], folder, how)
+    assert found.contestant == set_before.contestant
+    assert remembered([one], folder, how | {"tpr": 0.8}) is None
+    assert remembered(request_of("energy").entrants, folder, how) is None
+    with pytest.raises(UsageError, match="other decoding, batch size, seed or calibration"):
         run(request_of("mcm", folder=folder, mode="resume"))
 
 

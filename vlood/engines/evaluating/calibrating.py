@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from vlood.detector.calibration import significant
 from vlood.detector.threshold import threshold_from_id
 from vlood.engines.evaluating.run import Entrant
+from vlood.engines.evaluating.state import read_state
 from vlood.engines.scoring import ScoredBatch, is_stream
 from vlood.errors import UsageError
 
@@ -18,6 +20,27 @@ from vlood.errors import UsageError
 def calibratable(entrants: Sequence[Entrant]) -> list[Entrant]:
     """Return the detectors whose thresholds hold on other images: those without a stream."""
     return [one for one in entrants if not is_stream(one.detector)]
+
+
+def remembered(
+    entrants: Sequence[Entrant], folder: Path, calibration: Mapping[str, object]
+) -> list[Entrant] | None:
+    """Return the detectors with the thresholds a stopped run had set, or None where it had none.
+
+    Args:
+        entrants: all of them.
+        folder: of the report.
+        calibration: what sets the thresholds; another one has to be done anew.
+
+    Raises:
+        UsageError: there is no report, or its state is damaged.
+    """
+    state = read_state(folder)
+    held = {(one.name, one.digest): one for one in state.contestants}
+    keys = [(one.contestant.name, one.contestant.digest) for one in entrants]
+    if state.fingerprint.reading.get("calibration") != calibration or not set(keys) <= set(held):
+        return None
+    return [Entrant(held[key], one.detector) for key, one in zip(keys, entrants, strict=True)]
 
 
 def calibrated(

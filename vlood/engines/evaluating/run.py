@@ -66,6 +66,7 @@ class Request:
         mode: what becomes of a report that is there (`state.MODES`).
         overlap: what becomes of OOD images that are ID images too (`shared_images.POLICIES`).
         seed: of the order of streams.
+        calibration: what set the thresholds, JSON-able; None where nothing was set for this run.
     """
 
     sets: Sequence[EvalSet]
@@ -78,6 +79,7 @@ class Request:
     mode: str = "new"
     overlap: str = "refuse"
     seed: int = 0
+    calibration: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -294,6 +296,7 @@ def _fingerprint(request: Request) -> Fingerprint:
         "decoding": request.settings.decode.describe(),
         "batch_size": request.settings.batch_size,
         "seed": request.seed,
+        "calibration": request.calibration,
     }
     contestants = [one.contestant for one in request.entrants]
     return Fingerprint.of(request.sets, contestants, identity, reading)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,12 @@ def open_state(
             f"--append: the evaluation in {folder} was stopped before its end; finish it with "
             "--resume first"
         )
-    changed = _changed(held.fingerprint, wanted, ("sets", "model", "reading"))
+    # Each run's detectors keep the thresholds that were set for them.
+    free = {"calibration": None}
+    before = replace(held.fingerprint, reading={**held.fingerprint.reading, **free})
+    changed = _changed(
+        before, replace(wanted, reading={**wanted.reading, **free}), ("sets", "model", "reading")
+    )
     if changed:
         raise UsageError(
             f"--append: {folder} was made with other {changed}; detectors are compared on the "
@@ -198,5 +203,9 @@ def _changed(held: Fingerprint, wanted: Fingerprint, parts: Sequence[str]) -> st
     """Name the parts that differ."""
     now = json.loads(json.dumps(asdict(wanted), default=str))
     before = asdict(held)
-    told = {"sets": "sets", "model": "weights or model", "reading": "decoding or batch size"}
+    told = {
+        "sets": "sets",
+        "model": "weights or model",
+        "reading": "decoding, batch size, seed or calibration",
+    }
     return " and ".join(told.get(part, part) for part in parts if before[part] != now[part])
