@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vlood.cli.prepare import sources_of
+from vlood.cli.prepare import sources_of, with_labels
 from vlood.engines.evaluating.sets import ID, EvalSet
 from vlood.errors import UsageError
-from vlood.features.embeddings import Embeddings, read_labels
 from vlood.images.shifts import parse_shifts
 
 _PLAIN = ("features", "test", "train", "val", "images", "embeddings")
@@ -29,9 +28,7 @@ def eval_sets(
     Raises:
         UsageError: a value has another form, an input is wrong, or stdin is named.
     """
-    held = _set(set_name(known[0]), ID, known, root)
-    if id_labels is not None:
-        held = replace(held, embeddings=(_labelled(held, id_labels),))
+    held = _set(set_name(known[0]), ID, known, root, id_labels)
     wanted = [shift for text in shifts for shift in parse_shifts(text)]
     if wanted and held.embeddings is not None:
         raise UsageError("--shift: needs --id images; embeddings hold no pictures to make worse")
@@ -53,10 +50,14 @@ def set_name(path: str) -> str:
     return f"{parent}/{name}" if name in _PLAIN and parent else name or str(path)
 
 
-def _set(name: str, group: str, inputs: Sequence[str], root: Path | None) -> EvalSet:
+def _set(
+    name: str, group: str, inputs: Sequence[str], root: Path | None, labels: Path | None = None
+) -> EvalSet:
     if "-" in inputs:
         raise UsageError("eval does not read stdin; name files, folders, lists or embeddings")
     source = sources_of(inputs)
+    if labels is not None:
+        source = with_labels(source, labels, "--id-labels")
     held = None if source.embeddings is None else tuple(source.embeddings)
     return EvalSet(name, group, tuple(source.inputs), root, held)
 
@@ -78,20 +79,3 @@ def _named_inputs(values: Sequence[str]) -> dict[tuple[str, str], list[str]]:
             raise UsageError(f"--ood {value}: expected [GROUP:][NAME=]IN, e.g. near:tin=tin/")
         sets.setdefault((group, name), []).append(path)
     return sets
-
-
-def _labelled(held: EvalSet, path: Path) -> Embeddings:
-    """Give the rows of one embedding file the labels of another file."""
-    if held.embeddings is None or len(held.embeddings) != 1:
-        raise UsageError(
-            "--id-labels: goes with one --id file of embeddings; images take their labels from "
-            "folders or lists"
-        )
-    labels = read_labels(path)
-    stored = held.embeddings[0]
-    if len(labels) != len(stored.ids):
-        raise UsageError(
-            f"--id-labels {path}: {len(labels)} labels for the {len(stored.ids)} rows of "
-            f"{held.inputs[0]}; give one a row, in the same order"
-        )
-    return replace(stored, labels=list(labels))
