@@ -250,7 +250,7 @@ def _write_report(
         outcome.evaluation,
         measured,
         sets,
-        title=how.title or f"Which images {outcome.evaluation.known.name} does not hold",
+        title=how.title or f"Out-of-distribution detection on {outcome.evaluation.known.name}",
         provenance={
             **provenance(outcome.evaluation, backbone, runs, statistics),
             **how.sections,
