@@ -13,14 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlood.evaluation.metrics import RocCurve
-from vlood.evaluation.report.svg import ID_FILL, MARK, MUTED, RULE, series_colour, svg_of
+from vlood.evaluation.report.svg import (
+    ID_FILL,
+    MARK,
+    MUTED,
+    RULE,
+    SERIES,
+    series_colour,
+    svg_of,
+)
 
 DASHES = ("", "6 2.5", "1.5 2", "6 2 1.5 2", "3 1.5")
 """Dashes of the series, so that colour is never the only difference."""
 
 ROC_POINTS = 200
 
-_FONT = 9.0
+_FONT = 9.5
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,12 @@ def score_panel(
     """
     figure, axes = _figure(290, 128, left=24, right=8, top=6, bottom=30)
     axes.stairs(_percent_a_bin(id_scores, axis.edges), axis.edges, fill=True, color=ID_FILL)
-    axes.stairs(_percent_a_bin(scores, axis.edges), axis.edges, **_stroke(series))
+    axes.stairs(
+        _percent_a_bin(scores, axis.edges),
+        axis.edges,
+        color=series_colour(series),
+        linewidth=1.4,
+    )
     if np.isfinite(threshold):
         axes.axvline(threshold, color=MARK, linewidth=1.1).set_gid("mark-threshold")
     axes.set_xlim(axis.low, axis.high)
@@ -188,8 +201,8 @@ def interval_figure(
     prefix: str,
     label: str,
     row_height: float,
-) -> str:
-    """Draw a dot and its interval for every detector, one band of rows a set.
+) -> tuple[str, str]:
+    """Draw a dot and its interval for every detector, one band of rows a set, and their axis.
 
     Args:
         sets: by set, of each detector its value and interval, percent, and its series.
@@ -197,28 +210,36 @@ def interval_figure(
         label: text alternative.
         row_height: of one band, points.
     """
-    height = row_height * len(sets) + 24
-    figure, axes = _figure(420, height, left=6, right=10, top=2, bottom=22)
+    height = row_height * len(sets)
+    figure, axes = _figure(420, height, left=6, right=10, top=0, bottom=0)
     for place, dots in enumerate(sets):
         for i, (value, low, high, series) in enumerate(dots):
             y = place + (i + 1) / (len(dots) + 1)
             if low is not None and high is not None:
-                axes.plot([low, high], [y, y], color=series_colour(series), linewidth=1.4)
+                axes.plot([low, high], [y, y], color=series_colour(series), linewidth=1.3)
             marker = "osD^v"[series % 5]
-            axes.plot([value], [y], marker, color=series_colour(series), markersize=4)
+            axes.plot([value], [y], marker, color=series_colour(series), markersize=3.6)
     for place in range(len(sets) + 1):
         axes.axhline(place, color=RULE, linewidth=0.6)
     axes.set_ylim(len(sets), 0)
-    _ticks(axes, x=6, y=1)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
+    _ticks(axes, x=8, y=1)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(labelbottom=False, labelleft=False)
     axes.grid(True, axis="x", color=RULE, linewidth=0.6)
-    return svg_of(figure, prefix, label)
+    axes.grid(False, axis="y")
+    # The axis is a figure of its own, so that names beside the rows line up with them.
+    strip, scale = _figure(420, 16, left=6, right=10, top=0, bottom=15)
+    scale.set_xlim(axes.get_xlim())
+    _ticks(scale, x=8, y=1)
+    scale.tick_params(labelleft=False)
+    scale.spines["left"].set_visible(False)
+    scale.grid(False)
+    return svg_of(figure, prefix, label), svg_of(strip, f"{prefix}-axis", "")
 
 
 def swatch(series: int) -> Mapping[str, str]:
     """Return the class and dash of a series, for a legend."""
-    return {"class": f"s-c{series % 7}", "dash": DASHES[series % len(DASHES)]}
+    return {"class": f"s-c{series % SERIES}", "dash": DASHES[series % len(DASHES)]}
 
 
 def _percent_a_bin(scores: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -268,6 +289,7 @@ def _ticks(axes: Any, *, x: int, y: int) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(x))
     axes.yaxis.set_major_locator(MaxNLocator(y))
     axes.tick_params(length=0, pad=3, labelsize=_FONT, labelcolor=MUTED)
-    axes.ticklabel_format(useOffset=False) if axes.get_xscale() == "linear" else None
+    if axes.get_xscale() == "linear":
+        axes.ticklabel_format(useOffset=False)
     axes.grid(True, axis="y", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)

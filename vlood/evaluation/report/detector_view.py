@@ -243,7 +243,6 @@ def _panels(
                 f"{count_text(len(each), 'image')}",
                 "auroc": area,
                 "svg": drawn.svg,
-                **swatch(i),
             }
         )
     assert drawn is not None

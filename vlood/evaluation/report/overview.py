@@ -56,8 +56,10 @@ def intervals_view(inputs: ReportInputs, rows: Sequence[ResultRow]) -> dict[str,
         for name in sets
     )
     height = max(18.0, 9.0 * (1 + max(len(each) for each in dots)))
+    svg, axis = interval_figure(dots, "intervals", label, height)
     return {
-        "svg": interval_figure(dots, "intervals", label, height),
+        "svg": svg,
+        "axis": axis,
         "sets": [(shown_name(name), "" if group == "-" else group) for name, group in sets.items()],
     }
 
@@ -132,7 +134,7 @@ def severity_view(inputs: ReportInputs) -> dict[str, Any] | None:
                 ],
             }
         )
-    names = [shift["name"] for shift in shifts]
+    names = [str(shift["name"]) for shift in shifts]
     return {
         "shifts": shifts,
         "headings": [name for _, name in SEVERITY_METRICS],

@@ -163,7 +163,7 @@
       what.append(arrow, element("span", "sr", " predicted "), image.predicted);
     }
     item.append(picture, what, element("p", "fact", image.score_text + " · " + image.set));
-    if (image.nearest.length) item.append(element("p", "fact nearest", image.nearest.join(", ")));
+    if (image.nearest.length) item.append(element("p", "fact nearest", "nearest: " + image.nearest.join(", ")));
     item.append(element("p", "path", image.path));
     return item;
   }

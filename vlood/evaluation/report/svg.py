@@ -45,14 +45,15 @@ def svg_of(figure: Any, prefix: str, label: str) -> str:
     Args:
         figure: a matplotlib Figure.
         prefix: of its ids; unique in the page.
-        label: what it shows, for those who do not see it.
+        label: what it shows, for those who do not see it; "" hides it from them.
     """
     root = ET.fromstring(_drawn(figure))
     _clean(root)
     _rename_ids(root, prefix)
     size = root.get("viewBox", "")
     root.attrib.clear()
-    root.attrib.update({"viewBox": size, "role": "img", "aria-label": label, "class": "chart"})
+    said = {"role": "img", "aria-label": label} if label else {"aria-hidden": "true"}
+    root.attrib.update({"viewBox": size, "class": "chart", **said})
     return ET.tostring(root, encoding="unicode", short_empty_elements=True)
 
 

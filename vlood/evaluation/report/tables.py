@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from vlood.evaluation.metrics import EvalMetrics
 from vlood.evaluation.report.standings import OOD_GROUPS, Standing, balanced_mean
 from vlood.evaluation.report.verdict import Verdict, comparison
-from vlood.evaluation.report.wording import percent, shown_name
+from vlood.evaluation.report.wording import p_text, percent, shown_name
 from vlood.evaluation.results import ResultRow, group_means
 from vlood.evaluation.significance import PairedRow, tied_with_best
 
@@ -37,9 +37,7 @@ COLUMNS = (
     Column("AUPR in", "precision and recall, ID positive", "aupr_in", 1),
     Column("AUPR out", "precision and recall, OOD positive", "aupr_out", 1),
     Column("ID acc.", "ID images given their own class", "id_accuracy", 1),
-    Column(
-        "OSCR", "ID images both accepted and given their own class, over OOD accepted", "oscr", 1
-    ),
+    Column("OSCR", "ID accepted and given their own class, over OOD accepted", "oscr", 1),
     Column("TPR at thr.", "ID accepted at the deployed threshold", "tpr", 0),
     Column("FPR at thr.", "OOD accepted at the deployed threshold", "fpr", 0),
 )
@@ -160,7 +158,7 @@ class SummaryRow:
     stream: str
     mark: str
     cells: tuple[Cell, ...]
-    versus: str
+    versus: tuple[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -186,8 +184,14 @@ def summary(judged: Verdict, comparisons: Sequence[PairedRow]) -> Summary:
         ("OOD accepted", "of 100, at the detector’s threshold"),
     ]
     table = [
-        [each.mean, *(each.groups.get(g) for g in groups)]
-        + [each.fpr95, each.id_accuracy, each.id_accepted, each.ood_accepted]
+        [
+            each.mean,
+            *(each.groups.get(group) for group in groups),
+            each.fpr95,
+            each.id_accuracy,
+            each.id_accepted,
+            each.ood_accepted,
+        ]
         for each in ranked
     ]
     # A column nobody measured is left out.
@@ -216,18 +220,19 @@ def summary(judged: Verdict, comparisons: Sequence[PairedRow]) -> Summary:
     return Summary(tuple(headings[i] for i in shown), tuple(rows), versus)
 
 
-def _versus(best: Standing | None, each: Standing, rows: Sequence[PairedRow]) -> str:
+def _versus(
+    best: Standing | None, each: Standing, rows: Sequence[PairedRow]
+) -> tuple[str, str] | None:
     found = None if best is None or best is each else comparison(rows, best, each)
     if found is None:
-        return ""
+        return None
     row, lead, low, high = found
 
     def points(value: float) -> str:
         return f"{100 * value:+.1f}".replace("-", "−")
 
-    p = "p < 0.0001" if row.p_holm < 1e-4 else f"p = {row.p_holm:.2g}"
     # The row's own detector comes first here: less than the best is negative.
-    return f"{points(-lead)} ({points(-high)} to {points(-low)}), {p}"
+    return points(-lead), f"{points(-high)} to {points(-low)}, {p_text(row.p_holm)}"
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class Thumbnails:
 
 
 def _data_uri(image: Image.Image) -> tuple[str, bool]:
-    """Return a WebP of the image as a data URI, and whether it is so small that it should be crisp."""
+    """Return a WebP of the image as a data URI, and whether it is so small as to be shown crisp."""
     small = ImageOps.exif_transpose(image).convert("RGB")
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     data = io.BytesIO()

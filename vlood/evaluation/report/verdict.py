@@ -1,4 +1,4 @@
-"""The report's verdict in words: who is best, how sure that is, what it costs, what to beware of."""
+"""The verdict in words: who is best, how sure that is, what it costs, what to beware of."""
 
 from __future__ import annotations
 
