@@ -96,7 +96,7 @@ def test_a_suite_of_ones_own_runs_and_shared_images_are_counted(
     assert dropped.records[0]["n_ood"] == 6
     assert "They are left out of dotted" in dropped.err
     assert skipped.code == 0
-    assert "near.txt is not there" in lacking.sentence(1)
+    assert "(known, near, far; of known, the list known.txt is not there" in lacking.sentence(1)
 
 
 def test_lists_are_built_where_the_check_looks_and_overlaps_are_told(

@@ -98,7 +98,7 @@ def save_detector(path: Path, saved: SavedDetector, *, adapter: Path | None = No
 
 
 def adapter_of(path: Path) -> Path | None:
-    """Return the PEFT adapter of a detector's folder, to be kept when the folder is written anew."""
+    """Return the PEFT adapter of a detector's folder, to be kept when it is written anew."""
     folder = path / ADAPTER_FOLDER
     return folder if folder.is_dir() else None
 

@@ -91,7 +91,10 @@ def made_inputs(
         )
         for set_name, group in list(groups.items())[1:]:
             metrics = evaluate(
-                scores["world"], scores[set_name], id_accuracy=accuracy, resamples=resamples
+                scores["world"],
+                scores[set_name],
+                id_correct=(scores["world"], predicted["world"] == own),
+                resamples=resamples,
             )
             if k == 0:
                 found = at_threshold(scores["world"], scores[set_name], threshold)
@@ -122,8 +125,8 @@ def made_inputs(
                         shift,
                         level,
                         worse,
-                        {n: detector.scores[n] for n in list(groups)[1:]},
-                        detector.threshold,
+                        [detector.scores[n] for n in list(groups)[1:]],
+                        float(np.mean(worse >= detector.threshold)),
                         0.9 - 0.06 * level,
                     )
                 )
@@ -141,11 +144,10 @@ def made_inputs(
                 for set_name, group in list(groups.items())[1:]:
                     base = rng.normal(size=200)
                     lead = 0.8 + gain * 20 * np.log2(2 * shot) + (group == "far")
+                    inside = base + lead + rng.normal(scale=0.1)
+                    right = rng.random(200) < 0.7 + gain * np.log2(2 * shot)
                     metrics = evaluate(
-                        base + lead + rng.normal(scale=0.1),
-                        rng.normal(size=200),
-                        id_accuracy=0.7 + gain * np.log2(2 * shot) + rng.normal(scale=0.01),
-                        resamples=0,
+                        inside, rng.normal(size=200), id_correct=(inside, right), resamples=0
                     )
                     curve.append(
                         ResultRow(

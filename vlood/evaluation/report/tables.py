@@ -80,8 +80,8 @@ def result_table(rows: Sequence[ResultRow], comparisons: Sequence[PairedRow]) ->
     """Set out the rows by OOD set, group means after their groups, winners marked.
 
     The best AUROC of a set is marked, and those a paired test does not tell from it as tied; in
-    other columns only the best. Detectors that depend on other images, and sets with one detector
-    to compare, get no marks.
+    other columns only the best. Detectors that depend on other images, sets with one detector to
+    compare, and shifted ID images, which should not be told apart at all, get no marks.
     """
     columns = tuple(
         column
@@ -130,7 +130,9 @@ def _marks(
     values = {
         row.detector: column.better * value
         for row in block
-        if not row.stream and (value := getattr(row.metrics, column.field)) is not None
+        if not row.stream
+        and row.group != "shift"
+        and (value := getattr(row.metrics, column.field)) is not None
     }
     if len(values) < 2 or not column.better or len(set(values.values())) == 1:
         return {}
