@@ -13,6 +13,7 @@ import pytest
 
 import vlood
 from vlood.backbone.library import hidden
+from vlood.backbone.load import load_backbone
 
 VISION = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 1, "head_width": 16}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog"]
@@ -27,12 +28,42 @@ def run(program: str, *arguments: str) -> str:
     return ran.stdout
 
 
-def test_open_clip_comes_without_transformers_which_stays_importable() -> None:
+def test_open_clip_comes_without_what_hardly_any_model_needs() -> None:
     run("""
 import sys
+finders = list(sys.meta_path)
 import vlood.backbone.backbone, vlood.backbone.load
 assert "open_clip" in sys.modules
-assert not [name for name in sys.modules if name.partition(".")[0] == "transformers"]
+put_off = ("transformers", "timm", "torch._dynamo")
+assert not [name for name in sys.modules if name.startswith(put_off)]
+assert sys.meta_path[-len(finders):] == finders
+assert not [one for one in sys.meta_path if type(one).__module__.startswith("vlood")]
+
+# The compiler is there for whoever wants it, from the one function of torchvision on.
+import torch, torchvision
+module = sys.modules["torchvision.ops.roi_align"]
+assert module.__loader__ is module.__spec__.loader
+assert not type(module.__loader__).__module__.startswith("vlood")
+boxes = [torch.tensor([[0.0, 0.0, 4.0, 4.0]])]
+assert torchvision.ops.roi_align(torch.ones(1, 1, 8, 8), boxes, 2).shape == (1, 1, 2, 2)
+assert "torch._dynamo" not in sys.modules
+supported = module.is_compile_supported("cpu")
+from torch._dynamo.utils import is_compile_supported
+assert supported == is_compile_supported("cpu")
+assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2)).tolist() == [2.0, 2.0]
+
+# So is timm: the first tower brings it, and the class of the towers stays what it was.
+import open_clip
+from open_clip.timm_model import TimmModel
+assert "timm" not in sys.modules
+towers = [TimmModel("resnet10t", 16, image_size=32).eval() for _ in range(2)]
+assert "timm" in sys.modules
+for tower in towers:
+    assert type(tower) is TimmModel is open_clip.model.TimmModel is open_clip.timm_model.TimmModel
+    assert tower(torch.ones(1, 3, 32, 32)).shape == (1, 16)
+towers[0].set_input_size(64)
+assert not hasattr(TimmModel.__init__, "__wrapped__")
+
 import transformers
 from transformers import AutoModel
 import peft
@@ -40,13 +71,34 @@ assert AutoModel is transformers.AutoModel
 """)
 
 
-def test_an_open_clip_with_transformers_is_left_alone() -> None:
+def test_who_asks_the_stand_in_for_more_gets_the_compiler() -> None:
     run("""
+import sys
+from vlood.backbone.library import _StandIn
+name = "torch._dynamo.utils"
+sys.modules[name] = stand_in = _StandIn(name)
+import torch._dynamo
+assert sys.modules[name] is not stand_in
+from torch._dynamo.utils import counters, is_compile_supported
+assert counters is sys.modules[name].counters
+assert is_compile_supported is sys.modules[name].is_compile_supported
+assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2)).tolist() == [2.0, 2.0]
+""")
+
+
+def test_an_open_clip_with_everything_is_left_alone() -> None:
+    run("""
+import sys
 import open_clip
-tower = open_clip.model.HFTextEncoder
+text, image = open_clip.model.HFTextEncoder, open_clip.timm_model.TimmModel.__init__
 from vlood.backbone import library
 assert library.open_clip is open_clip
-assert open_clip.model.HFTextEncoder is tower is open_clip.hf_model.HFTextEncoder
+assert open_clip.model.HFTextEncoder is text is open_clip.hf_model.HFTextEncoder
+assert open_clip.timm_model.TimmModel.__init__ is image
+with library.without_compiler():
+    import torchvision
+wanted = sys.modules["torch._dynamo.utils"].is_compile_supported
+assert sys.modules["torchvision.ops.roi_align"].is_compile_supported is wanted
 """)
 
 
@@ -89,11 +141,10 @@ def hugging_face_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 LOAD = """
 import json, sys
-{first}
 from vlood.backbone.load import load_backbone
-assert ("transformers" in sys.modules) == {before}
+assert "transformers" not in sys.modules
 for _ in range(2):
-    backbone = load_backbone(f"local-dir:{{sys.argv[1]}}", device="cpu")
+    backbone = load_backbone(f"local-dir:{sys.argv[1]}", device="cpu")
 import open_clip
 assert type(backbone.module.text) is open_clip.model.HFTextEncoder
 assert open_clip.model.HFTextEncoder is open_clip.hf_model.HFTextEncoder
@@ -106,8 +157,10 @@ def test_a_hugging_face_text_tower_loads_and_encodes(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     folder = str(hugging_face_folder)
-    features = json.loads(run(LOAD.format(first="", before=False), folder))
-    usual = json.loads(run(LOAD.format(first="import transformers", before=True), folder))
+    features = json.loads(run(LOAD, folder))
+    usual = load_backbone(f"local-dir:{folder}", device="cpu").encode_texts(
+        ["a cat", "a dog", "cat"]
+    )
     assert np.shape(features) == (3, 24)
     assert np.abs(np.subtract(features[0], features[1])).max() > 1e-4
     np.testing.assert_allclose(features, usual, rtol=0, atol=1e-6)

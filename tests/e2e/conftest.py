@@ -1,4 +1,4 @@
-"""Run the installed `vlood` as a user does: another process, its exit code, its two streams."""
+"""Run `vlood` as a user does: another process, its exit code, its two streams."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from .fork_server import ForkServer
 
 TIMEOUT = 120
 CLASSES = "red thing,green thing,blue thing,grey thing"
@@ -45,7 +47,8 @@ class Result:
 Vlood = Callable[..., Result]
 Many = Callable[..., list[Result]]
 
-# Runs several commands in one process: loading the model's libraries takes most of the time.
+# Runs several commands in one process, where the fork server cannot: loading the model's libraries
+# takes most of the time.
 _MANY = """
 import contextlib, io, json, os, sys
 from vlood.cli import main
@@ -100,8 +103,19 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def vlood(environment: dict[str, str]) -> Vlood:
-    """Return a function that runs the command to its end."""
+def fork_server(environment: dict[str, str]) -> Iterator[ForkServer | None]:
+    """Start the process whose children run commands at once; None where nothing forks."""
+    if sys.platform != "linux":
+        yield None
+        return
+    server = ForkServer(environment)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def installed(environment: dict[str, str]) -> Vlood:
+    """Return a function that runs the installed command, a process of its own, to its end."""
 
     def run(
         *arguments: str | Path,
@@ -131,10 +145,47 @@ def vlood(environment: dict[str, str]) -> Vlood:
 
 
 @pytest.fixture(scope="session")
-def many(environment: dict[str, str]) -> Many:
-    """Return a function that runs several commands, one after another in one process."""
+def vlood(installed: Vlood, fork_server: ForkServer | None) -> Vlood:
+    """Return a function that runs the command to its end.
+
+    It runs in a child of the fork server, which starts at once. Whatever takes effect before
+    `vlood` begins, a variable that libraries read or an option of the process, needs the installed
+    command and gets it.
+    """
+
+    def run(
+        *arguments: str | Path,
+        stdin: bytes | None = None,
+        cwd: Path | None = None,
+        extra: dict[str, str] | None = None,
+        limit: float = TIMEOUT,
+        **options: Any,
+    ) -> Result:
+        early = [name for name in extra or {} if not name.startswith("VLOOD_")]
+        if fork_server is None or early or set(options) - {"stdout"}:
+            return installed(*arguments, stdin=stdin, cwd=cwd, extra=extra, limit=limit, **options)
+        code, out, err = fork_server.run(
+            [*map(str, arguments)],
+            stdin=stdin or b"",
+            stdout=options.get("stdout", subprocess.PIPE),
+            cwd=cwd,
+            extra=extra or {},
+            limit=limit,
+        )
+        return Result(
+            code, out.decode("utf-8", "surrogateescape"), err.decode("utf-8", "surrogateescape")
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def many(environment: dict[str, str], vlood: Vlood, fork_server: ForkServer | None) -> Many:
+    """Return a function that runs several commands, one after another, at the price of one."""
 
     def run(*commands: Sequence[str | Path], **options: Any) -> list[Result]:
+        if fork_server is not None and not set(options) - {"cwd"}:
+            return [vlood(*one, **options) for one in commands]
         done = subprocess.run(
             [sys.executable, "-c", _MANY, json.dumps([list(map(str, one)) for one in commands])],
             capture_output=True,

@@ -8,8 +8,8 @@ from pathlib import Path
 from .conftest import Many, Vlood
 
 
-def test_what_is_missing_is_named_and_counted(vlood: Vlood, tmp_path: Path) -> None:
-    done = vlood("bench", "openood-imagenet1k", "--check", "--root", tmp_path)
+def test_what_is_missing_is_named_and_counted(installed: Vlood, tmp_path: Path) -> None:
+    done = installed("bench", "openood-imagenet1k", "--check", "--root", tmp_path)
     assert done.code == 1
     assert [one["set"] for one in done.records] == [
         *("imagenet", "ssb_hard", "ninco", "inaturalist", "textures", "openimage_o"),

@@ -44,8 +44,8 @@ def test_gl_mcm_needs_the_images_regions(vlood: Vlood, pictures: Path, tmp_path:
     assert vlood("score", tmp_path / "s", *BUNDLED, "--method", "gl-mcm").code == 0
 
 
-def test_the_demo_runs_from_end_to_end(vlood: Vlood, tmp_path: Path) -> None:
-    done = vlood("demo", "-o", tmp_path / "demo")
+def test_the_demo_runs_from_end_to_end(installed: Vlood, vlood: Vlood, tmp_path: Path) -> None:
+    done = installed("demo", "-o", tmp_path / "demo")
     assert done.code == 0, done.err
     assert "called OOD" in done.out
     for name in ("contact-sheet.png", "records.jsonl", "report/results.json", "report/roc-mcm.png"):
@@ -54,6 +54,29 @@ def test_the_demo_runs_from_end_to_end(vlood: Vlood, tmp_path: Path) -> None:
     assert {row["group"] for row in report.records} == {"near", "far"}
 
 
-def test_doctor_finds_the_bundled_model(vlood: Vlood) -> None:
-    facts = vlood("doctor").records[0]
+def test_doctor_finds_the_bundled_model(installed: Vlood) -> None:
+    facts = installed("doctor").records[0]
     assert facts["bundled model"].startswith("works offline")
+
+
+@pytest.mark.parametrize("words", ["--help", "models", "corpora", "cache info", "negatives --help"])
+def test_what_the_fork_server_runs_is_what_the_installed_command_does(
+    words: str, installed: Vlood, vlood: Vlood
+) -> None:
+    done = installed(*words.split())
+    assert (done.code, done.err) == (0, "")
+    assert vlood(*words.split()) == done
+
+
+def test_a_forked_command_has_its_own_streams_folder_and_code(
+    vlood: Vlood, installed: Vlood, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"broken")
+    given = ("score", "-", *BUNDLED)
+    forked, true = (run(*given, stdin=b"a.png\n", cwd=tmp_path) for run in (vlood, installed))
+    assert forked == true
+    assert forked.code == 3
+    assert list(forked.records[0]) == ["path", "error"]
+    with open(tmp_path / "out", "wb") as stream:
+        assert vlood("--version", stdout=stream).out == ""
+    assert (tmp_path / "out").read_text() == installed("--version").out

@@ -26,12 +26,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def calibrated(many: Many, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def calibrated(installed: Vlood, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tuned") / "mine"
-    tuned, done = many(
-        ("tune", "neglabel", *WORLD, "-o", folder),
-        ("calibrate", folder, "--id", pictures / "id" / "train"),
-    )
+    tuned = installed("tune", "neglabel", *WORLD, "-o", folder)
+    done = installed("calibrate", folder, "--id", pictures / "id" / "train")
     assert (tuned.code, done.code) == (0, 0), tuned.err + done.err
     assert tuned.records[0]["negatives"] > 100
     facts = done.records[0]
@@ -42,14 +40,16 @@ def calibrated(many: Many, pictures: Path, tmp_path_factory: pytest.TempPathFact
 
 
 def test_a_detector_needs_no_other_option(
-    calibrated: Path, pictures: Path, many: Many, tmp_path: Path
+    calibrated: Path, pictures: Path, installed: Vlood, many: Many, tmp_path: Path
 ) -> None:
-    near, by_alpha, same, shown, other, failing = many(
+    other = installed(
+        "apply", calibrated, "--classes", "heart,anchor,gear", "-o", tmp_path / "other"
+    )
+    near, by_alpha, same, shown, failing = many(
         ("score", pictures / "near", "--detector", calibrated, "--explain"),
         ("score", pictures / "near", "--detector", calibrated, "--alpha", "0.1"),
         ("score", pictures / "near", *WORLD, "--method", "neglabel", "--threshold", "0.5"),
         ("show", calibrated),
-        ("apply", calibrated, "--classes", "heart,anchor,gear", "-o", tmp_path / "other"),
         ("score", pictures / "near", "--detector", calibrated, "--fail-on-ood"),
     )
     assert near.code == 0, near.err
@@ -91,7 +91,8 @@ def test_python_says_the_same(calibrated: Path, pictures: Path) -> None:
 def test_figures_go_onto_the_card(
     calibrated: Path,
     pictures: Path,
-    many: Many,
+    installed: Vlood,
+    vlood: Vlood,
     environment: dict[str, str],
     tmp_path: Path,
 ) -> None:
@@ -101,11 +102,9 @@ def test_figures_go_onto_the_card(
     sets = ("--id", pictures / "id" / "test", "--ood", f"near:others={pictures / 'near'}")
     (mine / "adapter").mkdir()
     (mine / "adapter" / "adapter_config.json").write_text("{}")
-    again, plain, both = many(
-        ("calibrate", mine, "--id", pictures / "id" / "test"),
-        ("eval", "--detector", mine, *sets, "--save-figures", "--resamples", "0"),
-        ("eval", "--detector", mine, "--detector", calibrated, *sets),
-    )
+    again = vlood("calibrate", mine, "--id", pictures / "id" / "test")
+    plain = installed("eval", "--detector", mine, *sets, "--save-figures", "--resamples", "0")
+    both = vlood("eval", "--detector", mine, "--detector", calibrated, *sets)
     assert again.code == 0, again.err
     assert plain.code == 0, plain.err
     assert (mine / "adapter" / "adapter_config.json").is_file()

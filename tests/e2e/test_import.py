@@ -25,10 +25,10 @@ def coop(path: Path, *shape: int) -> Path:
 
 
 def test_contexts_become_a_detector_that_scores(
-    vlood: Vlood, tiny: str, few: Path, tmp_path: Path
+    installed: Vlood, vlood: Vlood, tiny: str, few: Path, tmp_path: Path
 ) -> None:
     file, out = coop(tmp_path / "model.pth.tar-50", 4, W), tmp_path / "made"
-    made = vlood("import", "locoop", file, "--classes", CLASSES, "--model", tiny, "-o", out)
+    made = installed("import", "locoop", file, "--classes", CLASSES, "--model", tiny, "-o", out)
     assert (made.code, made.err) == (0, "")
     (facts,) = made.records
     assert (facts["detector"], facts["method"]) == (str(out), "gl-mcm")

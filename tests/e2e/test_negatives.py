@@ -31,9 +31,9 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX ter
 
 
 @pytest.fixture(scope="session")
-def mined(vlood: Vlood, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+def mined(installed: Vlood, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     folder = tmp_path_factory.mktemp("mined") / "bank"
-    done = vlood("mine", *WORLD, "-o", folder)
+    done = installed("mine", *WORLD, "-o", folder)
     assert done.code == 0, done.err
     return folder, done
 

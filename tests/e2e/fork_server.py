@@ -1,0 +1,221 @@
+"""One process that has imported what the commands import, and forks for each of them.
+
+Starting the installed command takes seconds, nearly all of it for importing torch. A forked child
+runs the same `vlood.cli.main` as a true process does: its own arguments, folder, environment and
+three streams, its own exit code. What it cannot show is start-up: which variables libraries read
+while they are imported, signals meanwhile, what is imported when.
+
+Run as a script it is the server; `ForkServer` is the tests' end. A request is one datagram: JSON,
+with the descriptors of the child's streams. The answers are the child's id and its exit status.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+READY = b"ready"
+LONGEST_REQUEST = 1 << 20
+# Not pyarrow: it starts a thread.
+IMPORTED = (
+    *("vlood.cli.app", "vlood.backbone.load", "vlood.detector.saved", "vlood.engines.detectors"),
+    *("vlood.engines.scoring", "vlood.engines.mining", "PIL.Image"),
+)
+
+
+class ForkServer:
+    """Starts the server; runs commands in its children, one at a time."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._environment = environment
+        self._turn = threading.Lock()
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, str(theirs.fileno())],
+            env=environment,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        theirs.close()
+        if self._ours.recv(100) != READY:
+            raise RuntimeError("the fork server did not start: its error stands above")
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        *,
+        stdin: bytes,
+        stdout: int | IO[Any],
+        cwd: Path | None,
+        extra: dict[str, str],
+        limit: float,
+    ) -> tuple[int, bytes, bytes]:
+        """Run a command to its end; return its exit code and what it wrote to its two streams."""
+        request = {
+            "arguments": list(arguments),
+            "cwd": str(cwd or Path.cwd()),
+            "environment": {**self._environment, **extra},
+        }
+        pipes = [os.pipe(), os.pipe(), os.pipe()]
+        (into, feed), (out_read, out_write), (err_read, err_write) = pipes
+        streams = [into, out_write, err_write]
+        opened = None
+        if stdout == subprocess.DEVNULL:
+            opened = streams[1] = os.open(os.devnull, os.O_WRONLY)
+        elif stdout != subprocess.PIPE:
+            streams[1] = stdout if isinstance(stdout, int) else stdout.fileno()
+        with self._turn:
+            socket.send_fds(self._ours, [json.dumps(request).encode()], streams)
+            for end in (into, out_write, err_write, *([] if opened is None else [opened])):
+                os.close(end)
+            child = int(self._ours.recv(100))
+            late = threading.Timer(limit, os.kill, (child, signal.SIGKILL))
+            late.start()
+            read: dict[int, bytes] = {}
+            readers = [
+                threading.Thread(target=_read, args=(end, read)) for end in (out_read, err_read)
+            ]
+            for reader in readers:
+                reader.start()
+            _write(feed, stdin)
+            code = int(self._ours.recv(100))
+            in_time = late.is_alive()
+            late.cancel()
+            for reader in readers:
+                reader.join()
+        if not in_time:
+            raise subprocess.TimeoutExpired(["vlood", *arguments], limit, *read.values())
+        return code, read[out_read], read[err_read]
+
+    def close(self) -> None:
+        """End the server."""
+        self._ours.close()
+        self._process.wait(timeout=30)
+
+
+def _read(end: int, read: dict[int, bytes]) -> None:
+    with open(end, "rb") as stream:
+        read[end] = stream.read()
+
+
+def _write(end: int, data: bytes) -> None:
+    try:
+        with open(end, "wb", buffering=0) as stream:
+            view = memoryview(data)
+            while view:
+                view = view[stream.write(view) :]
+    except BrokenPipeError:  # the command had read enough
+        pass
+
+
+def serve(connection: socket.socket) -> bool:
+    """Fork for each request; return in each child, and, when nobody asks any more, False."""
+    while True:
+        request, streams, _, _ = socket.recv_fds(connection, LONGEST_REQUEST, 3)
+        if not request:
+            return False
+        child = os.fork()
+        if child == 0:
+            connection.close()
+            become(json.loads(request), streams)
+            return True
+        for stream in streams:
+            os.close(stream)
+        connection.send(str(child).encode())
+        _, status = os.waitpid(child, 0)
+        connection.send(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def become(request: dict[str, Any], streams: list[int]) -> None:
+    """Make this process look like the command that was asked for, freshly started."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number, inheritable=True)
+        os.close(stream)
+    sys.stdin, sys.stdout, sys.stderr = map(_anew, (sys.stdin, sys.stdout, sys.stderr))
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    tempfile.tempdir = None
+    sys.argv = ["vlood", *request["arguments"]]
+
+
+def _anew(stream: Any) -> io.TextIOWrapper:
+    """Make a stream of the same kind on the same descriptor, which is another file now."""
+    return io.TextIOWrapper(
+        os.fdopen(stream.fileno(), stream.mode + "b", closefd=False),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+def import_all() -> None:
+    """Import what most commands import, without starting a thread: threads do not fork."""
+    import importlib
+
+    for name in IMPORTED:
+        importlib.import_module(name)
+    tasks = Path("/proc/self/task")
+    if tasks.is_dir() and len(list(tasks.iterdir())) > 1:
+        raise RuntimeError("an import started a thread; the server cannot fork")
+
+
+def run() -> int:
+    """Run the command; return its exit code as the interpreter would."""
+    from vlood.cli import main
+
+    try:
+        main()
+    except SystemExit as stop:
+        if stop.code is None or isinstance(stop.code, int):
+            return stop.code or 0
+        print(stop.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def end(code: int) -> None:
+    """End this process as the interpreter would, less the taking apart of every module.
+
+    That would copy all the memory that is shared with the server, which takes a second.
+    """
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError) as error:
+            code = 120
+            if stream is sys.stdout:
+                print(f"Exception ignored while flushing: {error!r}", file=sys.stderr)
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    del sys.path[0]  # the tests' folder: the installed command has no such entry
+    asking = socket.socket(fileno=int(sys.argv[1]))
+    import_all()
+    asking.send(READY)
+    gc.collect()
+    gc.freeze()  # a collection in a child would copy all that is shared
+    if serve(asking):
+        end(run())
