@@ -20,13 +20,14 @@ from vlood.cli.prepare import (
     sources_of,
 )
 from vlood.cli.talk import progress, warn
-from vlood.cli.training_inputs import training_set_of
+from vlood.cli.training_inputs import training_set_of, views_of
 from vlood.detector.saved import check_backbone
 from vlood.engines.evaluating.calibrating import calibratable, calibrated
 from vlood.engines.evaluating.run import Entrant, entrant_of
 from vlood.engines.few_shot import fit_from_images
 from vlood.engines.mining import Encoder
 from vlood.engines.scoring import is_stream
+from vlood.engines.tuning import TuningRun
 from vlood.errors import UsageError
 from vlood.methods import registry
 from vlood.training.few_shot import check_shots
@@ -164,6 +165,7 @@ def _learned(
         local=local,
         quiet=tools.quiet,
     ).images
+    views = views_of(fits.train, tools.backbone, tools.model, tools.read, tools.cache)
     seeds = list(fits.seeds) or [seed]
     shots: list[int | None] = [*fits.shots] or [None]
     found: dict[str, list[Entrant]] = {name: [] for name in names}
@@ -182,6 +184,7 @@ def _learned(
                         encoder=encoder,
                         negatives=wanted.negatives,
                         announce=lambda text: warn(text, quiet=tools.quiet),
+                        run=TuningRun(views=views),
                     )
                     called = name if count is None else f"{name} {count}-shot"
                     called += f" seed {one}" if len(seeds) > 1 else ""

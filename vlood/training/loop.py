@@ -245,7 +245,7 @@ class _Run:
             with self._autocast():
                 found = self.loss(StepInputs(some, epoch, step, random))
                 total = found.total * (len(some) / len(rows))
-            self.scaler.scale(total).backward()
+            self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
             for name, value in (("loss", found.total), *found.parts.items()):
                 share = value.detach().double().cpu() * (len(some) / len(rows))
                 sums[name] = sums[name] + share if name in sums else share
@@ -317,10 +317,7 @@ class _Run:
             "steps": self.total,
             "tensors": {name: list(self.tensors[name].shape) for name in self.names},
         }
-        if self.workers.is_main:
-            saved = run.begin(described)
-        else:
-            saved = run.saved()
+        saved = run.begin(described) if self.workers.is_main else run.saved()
         self.workers.wait()
         if saved is not None:
             self._restore(saved, run)
@@ -375,8 +372,8 @@ class _Run:
 
     def _diverged(self, what: str, step: int) -> VloodError:
         return VloodError(
-            f"training: the {what} of step {step + 1} of {self.total} is not a finite number; try a "
-            "lower --set learning_rate, --set precision=fp32 or --set clip=1"
+            f"training: the {what} of step {step + 1} of {self.total} is not a finite number; try "
+            "a lower --set learning_rate, --set precision=fp32 or --set clip=1"
         )
 
 

@@ -16,7 +16,7 @@ import torch
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among those of the run.
+    """Say which of the run's processes this one is.
 
     Attributes:
         rank: its number.
