@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from vlood.errors import UsageError, VloodError
 from vlood.training.checkpoints import LOG_FILE, STATE_FILE, RunFolder, without_times
@@ -18,6 +22,7 @@ from vlood.training.draws import ShuffledRows, generator, held_out
 from vlood.training.loop import Loss, StepInputs, StepReport, Trained, train
 from vlood.training.schedules import Schedule
 from vlood.training.settings import LoopSettings
+from vlood.training.workers import Workers
 
 X = torch.from_numpy(np.random.default_rng(0).normal(size=(24, 3))).float()
 Y = X @ torch.tensor([1.0, -2.0, 0.5])
@@ -44,10 +49,16 @@ def run(settings: LoopSettings, **options: Any) -> Trained:
     return train(tensors, loss, rows, settings, seed=3, **options)
 
 
-def stop_after(step: int) -> Callable[[StepReport], None]:
+class KilledError(Exception):
+    """The process is gone: nothing can be kept any more."""
+
+
+def stop_after(
+    step: int, error: type[BaseException] = KeyboardInterrupt
+) -> Callable[[StepReport], None]:
     def watch(report: StepReport) -> None:
         if report.step == step:
-            raise KeyboardInterrupt
+            raise error
 
     return watch
 
@@ -60,17 +71,27 @@ def test_it_finds_the_minimum() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, KilledError])
 @pytest.mark.parametrize("stops", [(1,), (4, 5, 11), (12, 19)])
 def test_a_stopped_run_goes_on_bit_for_bit(
-    tmp_path: Path, optimizer: str, stops: tuple[int, ...]
+    tmp_path: Path, optimizer: str, stops: tuple[int, ...], error: type[BaseException]
 ) -> None:
     settings = LoopSettings(5, 0.02, optimizer, weight_decay=0.01, checkpoint_steps=2, patience=9)
     watched = {"held_out": lambda: 1.0}
     whole = run(settings, run=RunFolder(tmp_path / "whole"), **watched)
     folder = tmp_path / "stopped"
     for step in stops:
-        with pytest.raises(KeyboardInterrupt):
-            run(settings, run=RunFolder(folder, resume=True), on_step=stop_after(step), **watched)
+        with pytest.raises(error):
+            run(
+                settings,
+                run=RunFolder(folder, resume=True),
+                on_step=stop_after(step, error),
+                **watched,
+            )
+        kept = safe_open(folder / STATE_FILE, framework="pt").metadata()["vlood_run"]
+        # A stopped run keeps its last step; a killed one goes on from the state before.
+        last = step if error is KeyboardInterrupt else (step - 1) // 2 * 2
+        assert json.loads(kept)["place"]["step"] == last
     again = run(settings, run=RunFolder(folder, resume=True), **watched)
     assert again.steps == whole.steps == 20
     states = [(tmp_path / name / STATE_FILE).read_bytes() for name in ("whole", "stopped")]
@@ -247,3 +268,52 @@ def test_a_probe_measures_and_makes_no_run(tmp_path: Path) -> None:
     assert (probe.cost.trainable, probe.cost.steps, probe.cost.state_bytes) == (4, 20, 48)
     assert probe.cost.step_seconds > 0
     assert not (tmp_path / "run").exists()
+
+
+def test_processes_together_make_the_steps_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads stand in for two processes; what they exchange is what `Workers` would."""
+    barrier = threading.Barrier(2)
+    shared: dict[int, Any] = {}
+
+    class Pair(Workers):
+        def gather(self, one: dict[str, float]) -> list[dict[str, float]]:
+            shared[self.rank] = one
+            barrier.wait()
+            found = [shared[0], shared[1]]
+            barrier.wait()
+            return found
+
+        def sum_(self, tensors: list[torch.Tensor]) -> None:
+            both = self.gather([tensor.clone() for tensor in tensors])  # type: ignore[arg-type]
+            for tensor, one, other in zip(tensors, *both, strict=True):
+                tensor.copy_(one + other)  # type: ignore[operator]
+
+    def least_squares() -> tuple[dict[str, torch.Tensor], list[float]]:
+        weight, losses = torch.zeros(3, requires_grad=True), []
+
+        def loss(inputs: StepInputs) -> Loss:
+            return Loss((X[inputs.rows] @ weight - Y[inputs.rows]).square().mean())
+
+        settings = LoopSettings(3, 0.05, accumulate=2)
+        found = train(
+            {"w": weight},
+            loss,
+            ShuffledRows(24, 7, drop_last=False),  # the last step has fewer rows than parts
+            settings,
+            on_step=lambda report: losses.append(report.loss),
+        )
+        return dict(found.tensors), losses
+
+    alone, losses = least_squares()
+    ranks = threading.local()
+    monkeypatch.setattr("vlood.training.loop.workers", lambda: Pair(ranks.number, 2))
+
+    def work(rank: int) -> tuple[dict[str, torch.Tensor], list[float]]:
+        ranks.number = rank
+        return least_squares()
+
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(work, (0, 1)))
+    for tensors, told in both:
+        np.testing.assert_allclose(tensors["w"], alone["w"], rtol=1e-5)
+        np.testing.assert_allclose(told, losses, rtol=1e-5)

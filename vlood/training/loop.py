@@ -171,6 +171,7 @@ class _Run:
         self.settings, self.seed, self.held_out = settings, seed, held_out
         self.total = settings.epochs * rows.per_epoch
         self.place = _Place()
+        self.whole = True
         self.best: dict[str, torch.Tensor] = {}
         self.workers: Workers = workers()
         self.device = tensors[names[0]].device.type
@@ -190,17 +191,24 @@ class _Run:
     ) -> Trained:
         """Make every step that is left, keeping the state every so often."""
         log = self._begin(run, about)
-        started, kept = time.monotonic(), time.monotonic()
-        while self.place.step < self.total and not self.place.stopped:
-            report = self.once(started, 0.0 if log is None else log.seconds)
-            if log is not None:
-                log.add(_row(report))
-            on_step(report)
-            if self.place.step % self.rows.per_epoch == 0:
-                self._watch()
-            if self._is_due(kept):
+        started = kept = time.monotonic()
+        try:
+            while self.place.step < self.total and not self.place.stopped:
+                report = self.once(started, 0.0 if log is None else log.seconds)
+                if log is not None:
+                    log.add(_row(report))
+                if self.place.step % self.rows.per_epoch == 0:
+                    self._watch()
+                self.whole = True
+                on_step(report)
+                if self._is_due(kept):
+                    self._keep(run, log)
+                    kept = time.monotonic()
+        except KeyboardInterrupt:
+            # In the middle of a step the tensors are of no step: the state kept before stays.
+            if self.whole:
                 self._keep(run, log)
-                kept = time.monotonic()
+            raise
         self._keep(run, log)
         return self.result()
 
@@ -221,6 +229,7 @@ class _Run:
         told = self._backward(self.rows.batch(epoch, at), epoch, step)
         if not math.isfinite(told["loss"]):
             raise self._diverged("loss", step)
+        self.whole = False
         self._descend(step)
         self.place.step += 1
         seconds = before + time.monotonic() - started
