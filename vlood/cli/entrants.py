@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +20,15 @@ from vlood.cli.prepare import (
     sources_of,
 )
 from vlood.cli.talk import progress, warn
-from vlood.cli.training_inputs import training_set_of
+from vlood.cli.training_inputs import training_set_of, views_of
 from vlood.detector.saved import check_backbone
+from vlood.engines.detectors import settings_by_method
 from vlood.engines.evaluating.calibrating import calibratable, calibrated
 from vlood.engines.evaluating.run import Entrant, entrant_of
 from vlood.engines.few_shot import fit_from_images
 from vlood.engines.mining import Encoder
 from vlood.engines.scoring import is_stream
+from vlood.engines.tuning import TuningRun
 from vlood.errors import UsageError
 from vlood.methods import registry
 from vlood.training.few_shot import check_shots
@@ -124,13 +126,18 @@ def fitted_entrants(wanted: ClassOptions, fits: Fits, seed: int, tools: Tools) -
         UsageError: a method does not exist or needs what is not there.
     """
     encoder = None if tools.backbone is None else Encoder(tools.backbone, tools.cache)
+    values = settings_by_method([registry.get(name) for name in wanted.methods], wanted.settings)
     plain = [name for name in wanted.methods if not registry.get(name).learns]
     fitted: dict[str, Fitted] = {}
     if plain:
-        made = fitted_of(replace(wanted, methods=plain), encoder, quiet=tools.quiet)
+        own = _own_settings(plain, values)
+        made = fitted_of(replace(wanted, methods=plain, settings=own), encoder, quiet=tools.quiet)
         fitted = dict(zip(plain, made, strict=True))
     learning = [name for name in wanted.methods if name not in fitted]
-    learned = _learned(learning, wanted, fits, seed, encoder, tools) if learning else {}
+    learned = {}
+    if learning:
+        own = _own_settings(learning, values)
+        learned = _learned(learning, replace(wanted, settings=own), fits, seed, encoder, tools)
     found: list[Entrant] = []
     for name in wanted.methods:
         if name in learned:
@@ -142,6 +149,11 @@ def fitted_entrants(wanted: ClassOptions, fits: Fits, seed: int, tools: Tools) -
         if not seeds:
             found.append(entrant_of(detector, name))
     return found
+
+
+def _own_settings(names: Sequence[str], values: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Return the settings of some methods, each by ``method.name``: the others have no part."""
+    return {f"{name}.{key}": text for name in names for key, text in values[name].items()}
 
 
 def _learned(
@@ -164,6 +176,8 @@ def _learned(
         local=local,
         quiet=tools.quiet,
     ).images
+    by_name = settings_by_method([registry.get(name) for name in names], wanted.settings)
+    views = views_of(fits.train, tools.backbone, tools.model, tools.read, tools.cache)
     seeds = list(fits.seeds) or [seed]
     shots: list[int | None] = [*fits.shots] or [None]
     found: dict[str, list[Entrant]] = {name: [] for name in names}
@@ -178,10 +192,11 @@ def _learned(
                         images,
                         shots=count,
                         seed=one,
-                        settings=wanted.settings,
+                        settings=_own_settings([name], {name: by_name[name]}),
                         encoder=encoder,
                         negatives=wanted.negatives,
                         announce=lambda text: warn(text, quiet=tools.quiet),
+                        run=TuningRun(views=views),
                     )
                     called = name if count is None else f"{name} {count}-shot"
                     called += f" seed {one}" if len(seeds) > 1 else ""

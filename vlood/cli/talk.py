@@ -67,21 +67,33 @@ class Progress:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
+                TextColumn("{task.fields[note]}"),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 console=console(),
                 transient=True,
             )
-            self._task = self._bar.add_task(label, total=total, rate="")
+            self._task = self._bar.add_task(label, total=total, rate="", note="")
             self._bar.start()
 
-    def advance(self, count: int) -> None:
-        """Move on by ``count`` images."""
+    def advance(self, count: int, note: str = "") -> None:
+        """Move on by ``count`` images or steps; ``note`` is shown beside the rate."""
         if self._bar is None:
             return
-        task = self._bar.tasks[0]
-        rate = f"{task.speed:.0f}/s" if task.speed else ""
-        self._bar.update(self._task, advance=count, rate=rate)
+        self._bar.update(self._task, advance=count, rate=self._rate(), note=note)
+
+    def reach(self, done: int, total: int, note: str = "") -> None:
+        """Move on to ``done`` of ``total``, as a run that goes on does."""
+        if self._bar is None:
+            return
+        self._bar.update(self._task, completed=done, total=total, rate=self._rate(), note=note)
+
+    def _rate(self) -> str:
+        assert self._bar is not None
+        speed = self._bar.tasks[0].speed
+        if not speed:
+            return ""
+        return f"{speed:.0f}/s" if speed >= 10 else f"{speed:.2g}/s"
 
     def stop(self) -> None:
         """Take the line away."""

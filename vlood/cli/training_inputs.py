@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,14 +14,28 @@ from vlood.cli.prepare import (
     Source,
     labelled,
     sources_of,
+    stream_settings,
     with_labels,
 )
 from vlood.cli.talk import progress, warn
+from vlood.engines.detectors import Fitted, settings_by_method
 from vlood.engines.records import printable
-from vlood.engines.training_images import LabelledBatch, TrainingSet, training_set
+from vlood.engines.training_images import (
+    Candidates,
+    LabelledBatch,
+    TrainingSet,
+    few_shot_set,
+    labelled_images,
+    training_set,
+)
+from vlood.engines.tuning import ItemViews, TuningRun
+from vlood.engines.tuning_costs import RunCost, run_cost
 from vlood.errors import UsageError
+from vlood.images.sources import ImageItem
+from vlood.methods.contract import Method, make_settings
 from vlood.prompts.classes import ClassName
-from vlood.training.few_shot import check_shots
+from vlood.training.few_shot import check_shots, sample_shots
+from vlood.training.labelled import LabelledFeatures
 
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
@@ -58,18 +72,38 @@ def training_set_of(
     *,
     local: bool,
     quiet: bool,
+    draw: tuple[int, int] | None = None,
 ) -> TrainingSet:
-    """Encode the training images, and say which are not used."""
+    """Encode the training images, and say which are not used.
+
+    With ``draw``, shots and a seed, images are drawn first and only those are read.
+    """
     named = wanted.side.classes or tuple(map(ClassName.of, wanted.side.names()))
-    total = source.count(read) if sys.stderr.isatty() and not quiet else None
+    total = source.count(read) if sys.stderr.isatty() and not quiet and draw is None else None
+    if draw is not None:
+        total = draw[0] * len(named)
     with progress("training images", total, quiet=quiet) as bar:
 
-        def told() -> Iterator[LabelledBatch]:
-            for batch in labelled(source, backbone, run, read, store, local=local):
+        def told(batches: Iterable[LabelledBatch]) -> Iterator[LabelledBatch]:
+            for batch in batches:
                 yield batch
                 bar.advance(len(batch.ids))
 
-        found = training_set(told(), named)
+        if draw is not None and source.embeddings is None:
+            assert backbone is not None
+            model, settings = backbone, stream_settings(run, read)
+            found = few_shot_set(
+                Candidates.of(source.items(read), named),
+                lambda items: told(
+                    labelled_images(items, model, settings, cache=store, local=local)
+                ),
+                named,
+                *draw,
+            )
+        else:
+            found = training_set(
+                told(labelled(source, backbone, run, read, store, local=local)), named
+            )
     left_out = found.left_out()
     if left_out is not None:
         warn(printable(left_out), quiet=quiet)
@@ -79,3 +113,61 @@ def training_set_of(
         images = "image" if len(found.unreadable) == 1 else "images"
         warn(f"{len(found.unreadable)} training {images} could not be read", quiet=quiet)
     return found
+
+
+def views_of(
+    source: Source,
+    backbone: Backbone | None,
+    run: ModelOptions,
+    read: ReadOptions,
+    store: FeatureCache | None,
+) -> ItemViews | None:
+    """Return what gives augmented views of a source's images; None of embeddings."""
+    if source.embeddings is not None or backbone is None:
+        return None
+    settings = stream_settings(run, read)
+    return ItemViews(lambda: source.items(read), backbone, settings, store)
+
+
+def cost_of(
+    fit: Callable[[LabelledFeatures, TuningRun], Fitted],
+    method: Method,
+    source: Source,
+    wanted: ClassOptions,
+    backbone: Backbone | None,
+    run: ModelOptions,
+    read: ReadOptions,
+    store: FeatureCache | None,
+    draw: tuple[int, int] | None,
+    seed: int,
+    quiet: bool,
+) -> RunCost:
+    """Measure what training would cost; no image is decoded."""
+    named = wanted.side.classes or tuple(map(ClassName.of, wanted.side.names()))
+    items: list[ImageItem] | None = None
+    if source.embeddings is None:
+        candidates = Candidates.of(source.items(read), named)
+        items, labels = list(candidates.items), candidates.labels
+    else:
+        local = "local" in method.record.needs
+        labels = training_set_of(
+            source, wanted, backbone, run, read, store, local=local, quiet=quiet
+        ).images.labels
+    if draw is not None:
+        rows = sample_shots(labels, *draw, [each.name for each in named])
+        labels = labels[rows]
+        items = None if items is None else [items[row] for row in rows.tolist()]
+    values = settings_by_method([method], wanted.settings)[method.name]
+    views = int(getattr(make_settings(method, values), "views", 0))
+    return run_cost(
+        method.name,
+        fit,
+        labels,
+        items,
+        backbone,
+        stream_settings(run, read),
+        store,
+        views=views,
+        seed=seed,
+        loops="text-tower" in method.record.needs,
+    )

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from vlood.cli.prepare import Source
     from vlood.detector.saved import SavedDetector
+    from vlood.engines.detectors import Fitted
+    from vlood.engines.tuning import TuningRun
+    from vlood.training.labelled import LabelledFeatures
 
 _TRAINING = "Training"
 
@@ -70,6 +73,31 @@ def tune(
             rich_help_panel=_TRAINING,
         ),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with a run that was stopped; its state is in DIR.run.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Measure what training would cost: pictures, steps, time, memory, disk.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = False,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            "--log",
+            help="CSV with loss, rate and seconds of every step; kept without the seconds in DIR.",
+            show_default=False,
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
     model: opt.Model = opt.DEFAULT_MODEL,
     negatives: opt.Negatives = None,
     template: opt.Template = None,
@@ -105,6 +133,10 @@ def tune(
 
       vlood tune linear-probe --classes c.txt --train x.npy --train-labels y.npy -o my-probe
 
+      vlood tune coop --classes classes.txt --train train/ --shots 16 --dry-run -o my-prompts
+
+      vlood tune coop --classes classes.txt --train train/ --shots 16 -o my-prompts
+
       vlood calibrate my-detector --id known-good/
 
       vlood score photos/ --detector my-detector
@@ -116,13 +148,20 @@ def tune(
     if method is None or output is None:
         raise UsageError("tune: name a method and -o FOLDER; `vlood tune --list` has the methods")
     from vlood.cli.prepare import ClassOptions, ModelOptions, ReadOptions, load_model, open_cache
-    from vlood.cli.training_inputs import training_set_of, training_source
+    from vlood.cli.training_inputs import cost_of, training_set_of, training_source
+    from vlood.cli.tuning_run import run_folder
     from vlood.detector.folder import check_new, save_detector
     from vlood.engines.mining import Encoder
     from vlood.engines.saved_detectors import saved_from
     from vlood.methods import registry
 
-    check_new(output, overwrite=overwrite)
+    folder = run_folder(output, resume=resume, log=log)
+    if not dry_run:
+        check_new(output, overwrite=overwrite)
+        folder.check(overwrite=overwrite)
+    for name, given in (("--resume", resume), ("--dry-run", dry_run), ("--log", log)):
+        if given and not train:
+            raise UsageError(f"{name}: goes with --train, the labelled images to learn from")
     wanted = ClassOptions.read(
         classes,
         template,
@@ -136,6 +175,7 @@ def tune(
     )
     read = ReadOptions(root, False, fast_decode, background)
     source = training_source(train, train_labels, [] if shots is None else [shots], read)
+    draw = None if shots is None else (shots, seed)
     run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
     chosen = registry.get(wanted.methods[0])
     needs_text = not (class_embeddings or chosen.record.names_only)
@@ -145,34 +185,55 @@ def tune(
     encoder = None if backbone is None else Encoder(backbone, store)
     provenance: dict[str, Any] = {"command": _command(), "seed": seed}
     unreadable: Mapping[str, str] = {}
+    training_log = None
     if source is None:
         from vlood.cli.prepare import fitted_of
 
         fitted = fitted_of(wanted, encoder, quiet=quiet)[0]
     else:
+        from vlood.cli.training_inputs import views_of
+        from vlood.cli.tuning_run import print_cost, watched
         from vlood.engines.few_shot import fit_from_images
+        from vlood.training.workers import workers as processes
 
+        def fit(images: LabelledFeatures, how: TuningRun) -> Fitted:
+            return fit_from_images(
+                method,
+                wanted.side,
+                images,
+                shots=shots,
+                seed=seed,
+                settings=wanted.settings,
+                encoder=encoder,
+                negatives=wanted.negatives,
+                announce=lambda text: warn(text, quiet=quiet),
+                run=how,
+            )
+
+        if dry_run:
+            print_cost(
+                cost_of(fit, chosen, source, wanted, backbone, run, read, store, draw, seed, quiet)
+            )
+            return
         local = "local" in chosen.record.needs
         found = training_set_of(
-            source, wanted, backbone, run, read, store, local=local, quiet=quiet
+            source, wanted, backbone, run, read, store, local=local, quiet=quiet, draw=draw
         )
         unreadable = found.unreadable
-        fitted = fit_from_images(
-            method,
-            wanted.side,
-            found.images,
-            shots=shots,
-            seed=seed,
-            settings=wanted.settings,
-            encoder=encoder,
-            negatives=wanted.negatives,
-            announce=lambda text: warn(text, quiet=quiet),
+        fitted, training_log = watched(
+            lambda how: fit(found.images, how),
+            folder,
+            views_of(source, backbone, run, read, store),
+            quiet=quiet,
         )
+        if not processes().is_main:
+            return
         provenance["train"] = source.inputs
-    saved = saved_from(fitted, wanted.side.classes, encoder, provenance)
+    saved = saved_from(fitted, wanted.side.classes, encoder, provenance, training_log=training_log)
     if backbone is None and source is not None:
         saved = _with_stored_model(saved, source)
     save_detector(output, saved)
+    folder.remove()
     _report(output, saved)
     if unreadable:
         raise typer.Exit(SOME_UNREADABLE)
@@ -217,6 +278,7 @@ def _report(output: Path, saved: SavedDetector) -> None:
     facts = {
         "detector": str(output),
         "method": saved.detector.method,
+        **({} if saved.learned is None else {"learned": saved.learned.kind}),
         "classes": len(saved.classes),
         "negatives": len(saved.negatives),
         "model": saved.model_name,
@@ -232,6 +294,8 @@ def _report(output: Path, saved: SavedDetector) -> None:
     trained = ""
     if "training_images" in saved.provenance:
         trained = f"{saved.provenance['training_images']} training images, "
+    if saved.learned is not None:
+        trained = f"learned {saved.learned.kind}, {trained}"
     sys.stdout.write(
         f"{output}: {saved.detector.method}, {len(saved.classes)} classes, "
         f"{len(saved.negatives)} negatives, {trained}{saved.model_name or 'embeddings alone'}\n"

@@ -5,6 +5,7 @@
 - ``negatives.parquet``: a row a negative label, in the order of its tensors
 - ``negatives.faiss``: the index that explanations look up
 - ``adapter/``: a PEFT adapter, where one was tuned
+- ``training.csv``: the log of the training loop, where it ran
 - ``README.md``: the card
 """
 
@@ -42,6 +43,7 @@ NEGATIVES_FILE = "negatives.parquet"
 INDEX_FILE = "negatives.faiss"
 CARD_FILE = "README.md"
 ADAPTER_FOLDER = "adapter"
+LOG_FILE = "training.csv"
 _LEARNED = "learned."
 _CALIBRATION = "calibration."
 _COLUMNS = tuple(each.name for each in fields(NegativeRow))
@@ -86,6 +88,8 @@ def save_detector(path: Path, saved: SavedDetector, *, adapter: Path | None = No
             _write_negatives(folder, saved)
             if adapter is not None:
                 _copy(adapter, folder / ADAPTER_FOLDER)
+            if saved.training_log is not None:
+                (folder / LOG_FILE).write_bytes(saved.training_log.encode())
             described = _described(saved, _digests(folder))
             text = json.dumps(described, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
             (folder / DETECTOR_FILE).write_text(text, encoding="utf-8")
@@ -143,6 +147,7 @@ def load_detector(path: Path) -> SavedDetector:
         learned=_learned(described, arrays),
         figures=described.objects("figures"),
         provenance=described.mapping("provenance"),
+        training_log=_training_log(path, described),
     )
 
 
@@ -296,6 +301,16 @@ def _backbone(described: Described) -> dict[str, str] | None:
     if described.optional_mapping("backbone") is None:
         return None
     return described.mapping_of_texts("backbone")
+
+
+def _training_log(path: Path, described: Described) -> str | None:
+    """Return the log; it was verified with the rest, and one without a digest is not ours."""
+    if LOG_FILE not in described.mapping_of_texts("digests"):
+        return None
+    try:
+        return (path / LOG_FILE).read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(str(path), f"{LOG_FILE} cannot be read") from error
 
 
 def _threshold(described: Described) -> float | None:

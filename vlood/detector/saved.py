@@ -6,37 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
 from vlood.errors import UsageError
-from vlood.methods.contract import Detector
+from vlood.methods.contract import Detector, Learned
 from vlood.negatives.negative_features import NegativeRow
 from vlood.prompts.classes import ClassName
 
 if TYPE_CHECKING:
     from vlood.detector.calibration import Calibration
 
+__all__ = ["Learned", "SavedDetector", "check_backbone", "check_class_list"]
+
 # What of a model's identity must be the same for its embeddings to mean the same; precision and
 # library versions change the last digits only.
 _SAME_MODEL = ("architecture", "config", "weights", "preprocessing")
 _SHOWN = 3
-
-
-@dataclass(frozen=True, eq=False)
-class Learned:
-    """What was learned, kept beside what it compiles to, so that it can be applied again.
-
-    Attributes:
-        kind: ``contexts`` (prompt vectors), ``no-text`` (CLIPN's tower) or ``weights`` (a tuned
-            CLIP).
-        arrays: by name; contexts are ``ctx`` and, of negatives, ``negative_ctx``.
-        about: how they are used, JSON-able: the position of the class name, the format they came
-            in.
-    """
-
-    kind: str
-    arrays: Mapping[str, NDArray[Any]]
-    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +37,8 @@ class SavedDetector:
         threshold: one set by hand, that goes before the calibration's, or None.
         learned: what was trained, or None.
         figures: how good it was, rows of an evaluation; JSON-able.
-        provenance: command, seed, versions, digests of the data, time; JSON-able.
+        provenance: command, seed, versions, digests of the data; JSON-able.
+        training_log: CSV with a row a step of training, without times, or None.
     """
 
     detector: Detector
@@ -68,6 +52,7 @@ class SavedDetector:
     learned: Learned | None = None
     figures: Sequence[Mapping[str, Any]] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    training_log: str | None = None
 
     @property
     def width(self) -> int:

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from vlood.engines.mining import Encoder
 from vlood.engines.negatives import Announce, NegativesChoice, find_negatives
+from vlood.engines.tuning import TuningRun
 from vlood.errors import UsageError
 from vlood.features.cache import FeatureCache
 from vlood.features.embeddings import read_embeddings, read_names
 from vlood.features.texts import encode_texts
 from vlood.methods import registry
-from vlood.methods.contract import Detector, Method, make_settings
+from vlood.methods.contract import Detector, Learned, Method, TunedDetector, make_settings
 from vlood.negatives.negative_features import NegativeFeatures
 from vlood.negatives.prompting import Prompting
 from vlood.prompts.classes import ClassName
@@ -144,12 +145,14 @@ class Fitted:
         templates: the class templates, none with class embeddings.
         negatives: its negatives, or None.
         trained: the images it was trained on, or None where it learned nothing.
+        learned: what was learned beside the detector's own tensors, or None.
     """
 
     detector: Detector
     templates: tuple[str, ...]
     negatives: NegativeFeatures | None = None
     trained: TrainedOn | None = None
+    learned: Learned | None = None
 
 
 def fit_all(
@@ -162,6 +165,7 @@ def fit_all(
     announce: Announce,
     images: LabelledFeatures | None = None,
     seed: int = 0,
+    run: TuningRun | None = None,
 ) -> list[Fitted]:
     """Fit methods, each with the class template it scores best with.
 
@@ -178,6 +182,7 @@ def fit_all(
         images: what methods that learn from images are trained on, all of them; ``fit_from_images``
             of :mod:`vlood.engines.few_shot` draws some first.
         seed: of everything random in training.
+        run: how a run of the training loop is kept, watched or measured.
 
     Raises:
         UsageError: a method does not exist or needs what is not there, or a value is wrong.
@@ -216,15 +221,26 @@ def fit_all(
             given["negatives"] = sides[key]
         if "noise" in record.needs:
             given["noise"] = _noise_features(method.name, encoder)
+        own = make_settings(method, values[method.name])
         if method.learns and images is not None:
             _check_widths(classes, images)
             device = "cpu" if encoder is None else encoder.backbone.device
             given |= {"images": images, "seed": seed, "device": device}
-        _refuse_unmet(method, (*_ALLOWED, *given))
-        own = make_settings(method, values[method.name])
+            if "text-tower" in record.needs:
+                how = run or TuningRun()
+                given["images"] = how.with_views(method.name, own, images, seed)
+                given["tuning"] = how.tuning(
+                    method.name, own, side.classes, encoder, given["images"], side.scale(encoder)
+                )
+        _refuse_unmet(method, (*_ALLOWED, *given, *(["text-tower"] if "tuning" in given else [])))
         detector = method.fit(classes, own, side.scale(encoder), **given)
-        said = () if side.class_embeddings else templates
-        fitted.append(Fitted(detector, said, given.get("negatives")))
+        learned = None
+        if isinstance(detector, TunedDetector):
+            learned = detector.learned
+            detector = detector.compiled()
+        # Learned contexts stand where the templates' words would.
+        said = () if side.class_embeddings or learned is not None else templates
+        fitted.append(Fitted(detector, said, given.get("negatives"), learned=learned))
     return fitted
 
 

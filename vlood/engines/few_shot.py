@@ -10,6 +10,7 @@ from vlood.detector.calibration import set_digest
 from vlood.engines.detectors import Fitted, TextSide, TrainedOn, fit_all
 from vlood.engines.mining import Encoder
 from vlood.engines.negatives import Announce, NegativesChoice
+from vlood.engines.tuning import TuningRun
 from vlood.errors import UsageError
 from vlood.methods import registry
 from vlood.training.few_shot import sample_shots
@@ -27,6 +28,7 @@ def fit_from_images(
     encoder: Encoder | None = None,
     negatives: NegativesChoice | None = None,
     announce: Announce = lambda text: None,
+    run: TuningRun | None = None,
 ) -> Fitted:
     """Fit a method that learns from labelled images, with all of them or with some of each class.
 
@@ -43,6 +45,7 @@ def fit_from_images(
         encoder: the model, for methods that need class features; None where none is needed.
         negatives: for methods that need them.
         announce: told of what is done without being asked for.
+        run: how a run of the training loop is kept, watched or measured.
 
     Raises:
         UsageError: the method does not learn from images, a class has too few of them, or a
@@ -61,6 +64,7 @@ def fit_from_images(
         announce=announce,
         images=used,
         seed=seed,
+        run=run,
     )[0]
     return replace(
         fitted,

@@ -24,6 +24,8 @@ def saved_from(
     classes: Sequence[ClassName] | None,
     encoder: Encoder | None,
     provenance: Mapping[str, Any],
+    *,
+    training_log: str | None = None,
 ) -> SavedDetector:
     """Gather everything a folder holds of a detector that was just fitted."""
     detector = fitted.detector
@@ -36,6 +38,8 @@ def saved_from(
         backbone=None if encoder is None else encoder.backbone.identity(),
         model_name=None if encoder is None else encoder.backbone.name,
         negatives=rows,
+        learned=fitted.learned,
+        training_log=training_log,
         provenance={"vlood": __version__, **provenance, **trained},
     )
 

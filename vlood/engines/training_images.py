@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from vlood.features.embeddings import Embeddings
 from vlood.features.stream import StreamSettings, encode_images
 from vlood.images.sources import ImageItem
 from vlood.prompts.classes import ClassName, label_lookup
+from vlood.training.few_shot import sample_shots
 from vlood.training.labelled import LabelledFeatures, check_every_class
 
 if TYPE_CHECKING:
@@ -48,19 +49,23 @@ class TrainingSet:
         unmatched: how many images have each label that is no class.
         unlabelled: how many have no label.
         unreadable: reasons by path.
+        candidates: how many had a class's label, of which ``images`` were drawn; None: all are
+            there.
     """
 
     images: LabelledFeatures
     unmatched: Mapping[str, int]
     unlabelled: int
     unreadable: Mapping[str, str]
+    candidates: int | None = None
 
     def left_out(self) -> str | None:
         """Say in one sentence which readable images are not used, or None where all are."""
         others, count = sum(self.unmatched.values()), self.unlabelled
         if not others + count:
             return None
-        told = f"--train: {others + count} of {others + count + len(self.images)} images left out"
+        labelled = len(self.images) if self.candidates is None else self.candidates
+        told = f"--train: {others + count} of {others + count + labelled} images left out"
         if others:
             shown = ", ".join(sorted(self.unmatched)[:_SHOWN])
             told += f": the labels of {others} are none of the classes ({shown}"
@@ -85,6 +90,107 @@ def labelled_images(
             batch.features,
             batch.errors,
         )
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Images whose labels are classes, not read yet.
+
+    Attributes:
+        items: the images.
+        labels: int64 [N], indices of classes.
+        unmatched: how many images have each label that is no class.
+        unlabelled: how many have no label.
+    """
+
+    items: Sequence[ImageItem]
+    labels: NDArray[np.int64]
+    unmatched: Mapping[str, int]
+    unlabelled: int
+
+    @classmethod
+    def of(cls, items: Iterable[ImageItem], classes: Sequence[ClassName]) -> Candidates:
+        """Match the labels of images with the classes.
+
+        Raises:
+            UsageError: no image has a label, none of the labels is a class, or a class has none.
+        """
+        index = label_lookup(classes)
+        kept: list[ImageItem] = []
+        labels: list[int] = []
+        unmatched: Counter[str] = Counter()
+        unlabelled = 0
+        for item in items:
+            if item.label is None:
+                unlabelled += 1
+            elif item.label not in index:
+                unmatched[item.label] += 1
+            else:
+                kept.append(item)
+                labels.append(index[item.label])
+        if not kept:
+            raise _nothing(unmatched, unlabelled, 0, classes)
+        found = np.array(labels, np.int64)
+        check_every_class(found, [each.name for each in classes])
+        return cls(kept, found, unmatched, unlabelled)
+
+
+def few_shot_set(
+    candidates: Candidates,
+    encode: Callable[[Sequence[ImageItem]], Iterable[LabelledBatch]],
+    classes: Sequence[ClassName],
+    shots: int,
+    seed: int,
+) -> TrainingSet:
+    """Draw the images of a few-shot set first and encode only those.
+
+    An image that turns out to be unreadable is drawn no more: another one takes its place. Where
+    all can be read, the draw is that of ``sample_shots`` over all images.
+
+    Args:
+        candidates: the images to draw from.
+        encode: encodes images, once each.
+        classes: K classes.
+        shots: images a class.
+        seed: of the draw.
+
+    Raises:
+        UsageError: a class has too few images that can be read.
+    """
+    names = [each.name for each in classes]
+    left = np.arange(len(candidates.items))
+    features: dict[int, NDArray[np.float32]] = {}
+    local: dict[int, NDArray[np.float32]] = {}
+    unreadable: dict[str, str] = {}
+    while True:
+        drawn = left[sample_shots(candidates.labels[left], shots, seed, names)]
+        new = [row for row in drawn.tolist() if row not in features]
+        damaged, start = set(), 0
+        for batch in encode([candidates.items[row] for row in new]):
+            for place, position in enumerate(batch.positions.tolist()):
+                features[new[start + position]] = batch.features.raw[place]
+                if batch.features.local is not None:
+                    local[new[start + position]] = batch.features.local[place]
+            for position, reason in batch.errors.items():
+                damaged.add(new[start + position])
+                unreadable[batch.ids[position]] = reason
+            start += len(batch.ids)
+        if not damaged:
+            break
+        left = np.array([row for row in left.tolist() if row not in damaged], np.int64)
+    images = LabelledFeatures(
+        np.stack([features[row] for row in drawn.tolist()]),
+        candidates.labels[drawn],
+        tuple(candidates.items[row].path for row in drawn.tolist()),
+        np.stack([local[row] for row in drawn.tolist()]) if local else None,
+    )
+    return TrainingSet(
+        images,
+        candidates.unmatched,
+        candidates.unlabelled,
+        unreadable,
+        candidates=len(candidates.items),
+    )
 
 
 def labelled_embeddings(embeddings: Embeddings, *, local: bool = False) -> Iterator[LabelledBatch]:

@@ -19,6 +19,7 @@ from vlood.errors import ImageError, VloodError
 from vlood.images.integrity import find_damage
 from vlood.images.modes import to_rgb
 from vlood.images.shifts import SHIFTS_VERSION, Shift, content_seed, shifted
+from vlood.images.views import View
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 """Pillow's names of the formats read; multi-picture JPEG (MPO) comes under JPEG."""
@@ -54,6 +55,7 @@ class DecodeSettings:
         max_pixels: refuse images with more pixels; None: sized to this machine's memory.
         shift: make every picture worse in this way, or None. A picture larger than the model sees
             is reduced first, so that a severity means the same for large and small ones.
+        view: show this augmented view of every picture, as training does, or None.
 
     """
 
@@ -61,6 +63,7 @@ class DecodeSettings:
     background: tuple[int, int, int] = (255, 255, 255)
     max_pixels: int | None = None
     shift: Shift | None = None
+    view: View | None = None
 
     @property
     def pixel_cap(self) -> int:
@@ -72,7 +75,8 @@ class DecodeSettings:
         red, green, blue = self.background
         scaling = "dct-scaled-jpeg" if self.fast else "full"
         shift = "" if self.shift is None else f" shift={self.shift} v{SHIFTS_VERSION}"
-        return f"decode={scaling} background=#{red:02x}{green:02x}{blue:02x}{shift}"
+        view = "" if self.view is None else f" {self.view.describe()}"
+        return f"decode={scaling} background=#{red:02x}{green:02x}{blue:02x}{shift}{view}"
 
 
 def decode(data: bytes, settings: DecodeSettings, *, draft_side: int | None = None) -> Image.Image:
@@ -112,10 +116,10 @@ def decode(data: bytes, settings: DecodeSettings, *, draft_side: int | None = No
         upright = _UPRIGHT.get(_orientation(image))
         picture = to_rgb(image, settings.background)
         picture = picture if upright is None else picture.transpose(upright)
-        if settings.shift is None:
-            return picture
-        side = draft_side or _DEFAULT_SIDE
-        return _shifted(picture, settings.shift, side, content_seed(data))
+        if settings.shift is not None:
+            side = draft_side or _DEFAULT_SIDE
+            picture = _shifted(picture, settings.shift, side, content_seed(data))
+        return picture if settings.view is None else settings.view.of(picture, data)
     except ImageError:
         raise
     except MemoryError:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-NEEDS = ("classes", "local", "negatives", "noise", "images")
+NEEDS = ("classes", "local", "negatives", "noise", "images", "text-tower")
 ORDER_DEPENDENT = "order-dependent"
 TRANSDUCTIVE = "transductive"
 
@@ -35,7 +35,8 @@ class MethodRecord:
         url: of the paper.
         summary: the score in one line.
         score_note: which temperature is on what; two different scores are called MCM.
-        needs: of ``classes``, ``local``, ``negatives``, ``noise``, ``images``.
+        needs: of ``classes``, ``local``, ``negatives``, ``noise``, ``images``, ``text-tower`` (in
+            training alone).
         trains: whether it learns anything.
         licence: of the reference code.
         stream: "" where an image's score is its own; ``order-dependent`` where it depends on the
@@ -91,6 +92,41 @@ class Detector:
 
 
 @dataclass(frozen=True, eq=False)
+class Learned:
+    """What was learned, kept beside what it compiles to, so that it can be applied again.
+
+    Attributes:
+        kind: ``contexts`` (prompt vectors), ``no-text`` (CLIPN's tower) or ``weights`` (a tuned
+            CLIP).
+        arrays: by name; contexts are ``ctx`` and, of negatives, ``negative_ctx``.
+        about: how they are used, JSON-able: the position of the class name, the format they came
+            in.
+    """
+
+    kind: str
+    arrays: Mapping[str, NDArray[Any]]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class TunedDetector(Detector):
+    """A detector as ``fit`` gives it where something was learned that must be kept beside it.
+
+    It may be one of another method, whose formula scores: learned prompts make one of MCM.
+
+    Attributes:
+        learned: what was learned.
+    """
+
+    learned: Learned | None = None
+
+    def compiled(self) -> Detector:
+        """Return what scores, alone."""
+        own = {each.name: getattr(self, each.name) for each in dataclasses.fields(Detector)}
+        return Detector(**own)
+
+
+@dataclass(frozen=True, eq=False)
 class Scores:
     """What a detector says of N images.
 
@@ -121,6 +157,12 @@ class Fit(Protocol):
         (:class:`~vlood.training.labelled.LabelledFeatures`, every class among them). With images
         come ``seed``, of everything random in training, and ``device``, where torch trains. The
         features of ``classes`` are [K, 0] where the record says ``names_only``.
+
+        With ``text-tower`` comes ``tuning`` (:class:`~vlood.training.tuning.Tuning`): the model,
+        the names that prompts hold, and the run whose loop can be stopped, watched and measured.
+        A setting named ``views`` asks for so many augmented views of each image, as
+        ``images.views``. What was learned is returned with the detector: a
+        :class:`TunedDetector`.
         """
         ...
 

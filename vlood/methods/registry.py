@@ -37,6 +37,7 @@ BUILT_INS = (
     EntryPoint("clipn", "vlood.methods.clipn:METHOD", GROUP),
     EntryPoint("local-prompt", "vlood.methods.local_prompt:METHOD", GROUP),
     EntryPoint("linear-probe", "vlood.methods.linear_probe:METHOD", GROUP),
+    EntryPoint("coop", "vlood.methods.coop:METHOD", GROUP),
 )
 
 

@@ -22,12 +22,14 @@ class LabelledFeatures:
         labels: int64 [N], indices into the classes.
         ids: N paths or row numbers, or none where nobody asked.
         local: patch embeddings, float32 [N, R, D], or None.
+        views: embeddings of V augmented views of each image, float32 [N, V, D], or None.
     """
 
     raw: NDArray[np.float32]
     labels: NDArray[np.int64]
     ids: tuple[str, ...] = ()
     local: NDArray[np.float32] | None = None
+    views: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.labels)
@@ -42,6 +44,8 @@ class LabelledFeatures:
             raise UsageError(
                 f"training images: {len(self.local)} local embeddings for {count} images"
             )
+        if self.views is not None and len(self.views) != count:
+            raise UsageError(f"training images: views of {len(self.views)} for {count} images")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,6 +57,7 @@ class LabelledFeatures:
             self.labels[chosen],
             tuple(self.ids[row] for row in chosen.tolist()) if self.ids else (),
             None if self.local is None else self.local[chosen],
+            None if self.views is None else self.views[chosen],
         )
 
 

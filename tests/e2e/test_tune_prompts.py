@@ -1,0 +1,107 @@
+"""Prompts tuned on labelled images, by the installed command."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .conftest import Many
+from .test_tune_images import draw
+
+COLOURS = "red,green thing,blue"
+MODEL = ("--model", "bundled", "--classes", COLOURS)
+TUNE = ("tune", "coop", *MODEL, "--seed", "3")
+QUICK = ("--set", "epochs=6", "--set", "context_length=4")
+
+
+def folder(path: Path) -> dict[str, Any]:
+    """Read a detector's files, without what says the folder's own name."""
+    files: dict[str, Any] = {file.name: file.read_bytes() for file in path.iterdir()}
+    described = json.loads(files["detector.json"])
+    described["provenance"]["command"] = described["digests"]["README.md"] = ""
+    card = files["README.md"].decode().replace(f"-o {path.name}", "-o X")
+    return {**files, "detector.json": described, "README.md": card}
+
+
+def test_from_images_to_prompts(many: Many, tmp_path: Path) -> None:
+    draw(tmp_path)
+    test, strange = tmp_path / "test", tmp_path / "strange"
+    few = ("--train", "train", "--shots", "2", "--set", "views=2", *QUICK)
+    mine = tmp_path / "mine"
+    published = tmp_path / "published" / "prompt_learner" / "model.pth.tar-6"
+    compare = ("eval", "--method", "coop,mcm", *MODEL, "--train", tmp_path / "train")
+    compare = (*compare, "--shots", "1,2", "--seeds", "1,2")
+    dry, made, *done = many(
+        (*TUNE, *few, "--dry-run", "-o", "mine"),
+        (*TUNE, *few, "-o", "mine", "--log", "log.csv"),
+        ("calibrate", mine, "--id", test),
+        ("score", strange, "--detector", mine),
+        ("apply", mine, "--classes", "circle,square", "-o", tmp_path / "other"),
+        ("export", mine, "--format", "coop", "-o", tmp_path / "published"),
+        ("import", "coop", published, *MODEL, "-o", tmp_path / "back"),
+        (*TUNE, *few, "-o", "one"),
+        (*TUNE, *few, "-o", "two"),
+        (*compare, "--id", test, "--ood", strange, "--set", "coop.epochs=3", "--resamples", "0"),
+        cwd=tmp_path,
+    )
+    assert dry.code == 0, dry.err
+    cost = dry.records[0]
+    assert (cost["images"], cost["to_encode"], cost["steps"]) == (6, 18, 6)
+    assert cost["trainable"] == 4 * 64
+    assert made.code == 0, made.err
+    assert made.records[0]["learned"] == "contexts"
+    rows = (mine / "training.csv").read_text().splitlines()
+    assert rows[0] == "step,epoch,lr,loss,accuracy"
+    assert len(rows) == 7
+    assert (tmp_path / "log.csv").read_text().splitlines()[0] == f"{rows[0]},seconds"
+    assert not (tmp_path / "mine.run").exists()
+    for one in done:
+        assert one.code == 0, one.err
+    assert json.loads((mine / "detector.json").read_text())["calibration"] is not None
+    assert (mine / "training.csv").read_text().splitlines() == rows  # calibration keeps it
+    # What goes out in CoOp's layout and comes back scores the same.
+    held = [(tmp_path / name / "tensors.safetensors").read_bytes() for name in ("mine", "back")]
+    from safetensors.numpy import load
+
+    first, second = (load(one)["class_features"] for one in held)
+    assert abs(first - second).max() < 1e-5
+    figures = done[-1].records
+    assert [row["detector"] for row in figures].count("coop") == 4
+    assert {(row["shots"], row["seed"]) for row in figures if row["detector"] == "coop"} == {
+        (shots, seed) for shots in (1, 2) for seed in (1, 2)
+    }
+
+    # The same command twice: the same bytes, but for the name of the folder.
+    assert folder(tmp_path / "one") == folder(tmp_path / "two")
+
+
+def test_ctrl_c_keeps_the_run_and_resume_ends_it(
+    many: Many, start: Callable[..., Any], tmp_path: Path
+) -> None:
+    import signal
+
+    draw(tmp_path)
+    long = (*TUNE, "--train", "train", "--set", "epochs=500", "--set", "context_length=4")
+    command = (*long, "-o", "slow")
+    process = start(command, cwd=tmp_path)
+    limit = time.monotonic() + 60
+    while not (tmp_path / "slow.run" / "state.safetensors").exists():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert b"slow.run; the same command with --resume goes on" in err
+    plain, other, resumed = many(
+        command, (*command, "--resume", "--set", "clip=1"), (*command, "--resume"), cwd=tmp_path
+    )
+    assert "holds a run that was stopped; --resume goes on with it" in plain.sentence(2)
+    assert "loop.clip" in other.sentence(2)
+    assert resumed.code == 0, resumed.err
+    rows = (tmp_path / "slow" / "training.csv").read_text().splitlines()
+    assert [int(row.split(",")[0]) for row in rows[1:]] == list(range(1, 501))
+    assert not (tmp_path / "slow.run").exists()

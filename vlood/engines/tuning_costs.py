@@ -1,0 +1,181 @@
+"""What a run would cost, before anything long is begun."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlood.engines.detectors import Fitted
+from vlood.engines.tuning import TuningRun, with_view
+from vlood.errors import ImageError
+from vlood.features.cache import FeatureCache
+from vlood.features.file_digests import FileDigests, KnownImages
+from vlood.features.stream import StreamSettings, image_space
+from vlood.images.loader import image_digest
+from vlood.images.sources import ImageItem
+from vlood.images.views import View
+from vlood.training.costs import CostProbe
+from vlood.training.labelled import LabelledFeatures
+
+if TYPE_CHECKING:
+    from vlood.backbone.backbone import Backbone
+
+# Beyond so many files their bytes are not read to learn whether the cache holds them.
+_READ_AT_MOST = 10_000
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """The cost of tuning; times and memory are measured on two steps and one batch of pictures.
+
+    Attributes:
+        method: its name.
+        device: where it would run.
+        classes: how many there are.
+        images: training images that would be used.
+        views: augmented views of each.
+        to_encode: pictures that the model would have to see, views among them.
+        cached: those whose embeddings are in the cache.
+        encode_seconds: for ``to_encode``, decoding not counted.
+        trainable: numbers that are trained, or None where the loop does not run.
+        steps: of the loop, or None.
+        step_seconds: of one, or None.
+        train_seconds: of all, or None.
+        peak_memory_bytes: most memory used, or None where that is not known.
+        cache_bytes: of the embeddings that would be added to the cache.
+        state_bytes: of the run's state.
+    """
+
+    method: str
+    device: str
+    classes: int
+    images: int
+    views: int
+    to_encode: int
+    cached: int
+    encode_seconds: float
+    trainable: int | None
+    steps: int | None
+    step_seconds: float | None
+    train_seconds: float | None
+    peak_memory_bytes: int | None
+    cache_bytes: int
+    state_bytes: int
+
+
+def run_cost(
+    method: str,
+    fit: Callable[[LabelledFeatures, TuningRun], Fitted],
+    labels: NDArray[np.int64],
+    items: Sequence[ImageItem] | None,
+    backbone: Backbone | None,
+    settings: StreamSettings,
+    cache: FeatureCache | None,
+    *,
+    views: int,
+    seed: int,
+    loops: bool,
+) -> RunCost:
+    """Measure a run with noise in place of the images' embeddings.
+
+    Args:
+        method: its name.
+        fit: fits the method to images.
+        labels: int64 [N], those of the images that would be used.
+        items: the images, or None where there are embeddings.
+        backbone: the model, or None where there is nothing to encode.
+        settings: how images are read.
+        cache: where embeddings are kept, or None.
+        views: augmented views of each image.
+        seed: of the views.
+        loops: whether the method is trained by the loop.
+    """
+    cached, to_encode, encode_seconds, width = 0, 0, 0.0, 0
+    if backbone is not None:
+        width = backbone.embed_dim
+        if items is not None:
+            looks = [settings, *_views(settings, backbone, views, seed)]
+            cached = 0 if cache is None else _cached(items, backbone, looks, cache)
+            to_encode = len(items) * len(looks) - cached
+            encode_seconds = to_encode * _seconds_each(backbone, settings.batch_size, to_encode)
+    probe = CostProbe()
+    if loops:
+        noise = np.random.default_rng(0).normal(size=(len(labels), width))
+        rows = noise.astype(np.float32)
+        fit(
+            LabelledFeatures(rows, labels),
+            TuningRun(probe=probe, views=lambda images, count, seed: _repeated(rows, count)),
+        )
+    cost = probe.cost
+    return RunCost(
+        method=method,
+        device="cpu" if backbone is None else backbone.device,
+        classes=len(np.unique(labels)),
+        images=len(labels),
+        views=views,
+        to_encode=to_encode,
+        cached=cached,
+        encode_seconds=encode_seconds,
+        trainable=None if cost is None else cost.trainable,
+        steps=None if cost is None else cost.steps,
+        step_seconds=None if cost is None else cost.step_seconds,
+        train_seconds=None if cost is None else cost.steps * cost.step_seconds,
+        peak_memory_bytes=None if cost is None else cost.peak_memory_bytes,
+        cache_bytes=0 if cache is None else to_encode * width * _FLOAT_BYTES,
+        state_bytes=0 if cost is None else cost.state_bytes,
+    )
+
+
+def _repeated(rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    return np.repeat(rows[:, None], count, axis=1)
+
+
+def _views(
+    settings: StreamSettings, backbone: Backbone, count: int, seed: int
+) -> Iterator[StreamSettings]:
+    for number in range(count):
+        yield with_view(settings, View(number, seed, backbone.preprocessing.size))
+
+
+def _cached(
+    items: Iterable[ImageItem],
+    backbone: Backbone,
+    looks: Sequence[StreamSettings],
+    cache: FeatureCache,
+) -> int:
+    """Count the pictures, images and their views, whose embeddings are in the cache."""
+    spaces = [image_space(cache, backbone, look) for look in looks]
+    known = KnownImages(spaces[0], FileDigests(cache.folder))
+    count = read = 0
+    for item in items:
+        digest = known.digest_of(item)
+        if digest is None and read < _READ_AT_MOST and any(map(len, spaces)):
+            read += 1
+            try:
+                digest = image_digest(item.read())
+            except ImageError:
+                continue
+        if digest is not None:
+            count += sum(digest in space for space in spaces)
+    return count
+
+
+def _seconds_each(backbone: Backbone, batch_size: int, count: int) -> float:
+    """Return what a picture takes in the model, from one batch after a first, uncounted one."""
+    if count == 0:
+        return 0.0
+    height, width = backbone.preprocessing.size
+    size = min(batch_size, count)
+    shape = (size, height, width, 3) if backbone.preprocessing.split else (size, 3, height, width)
+    kind = np.uint8 if backbone.preprocessing.split else np.float32
+    blank = np.zeros(shape, kind)
+    backbone.encode_pixels(blank)
+    begun = time.perf_counter()
+    backbone.encode_pixels(blank)
+    return (time.perf_counter() - begun) / size

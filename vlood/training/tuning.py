@@ -1,0 +1,67 @@
+"""What a method is given to tune with: the model, the prompts' names, and the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vlood.training.loop import Loss, Rows, StepInputs, StepReport, Trained, train
+
+if TYPE_CHECKING:
+    import torch
+
+    from vlood.backbone.backbone import Backbone
+    from vlood.training.checkpoints import RunFolder
+    from vlood.training.costs import CostProbe
+    from vlood.training.settings import LoopSettings
+
+
+def unwatched(report: StepReport) -> None:
+    """Look at no step."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """The circumstances of a run.
+
+    Attributes:
+        backbone: the model, frozen.
+        prompts: K names as prompts hold them, in the order of the classes.
+        run: the folder that keeps the run's state, or None.
+        about: what decides the run's course beside the method's part, JSON-able.
+        on_step: told after every step.
+        probe: given, the run is measured and not made; what ``fit`` returns then means nothing.
+    """
+
+    backbone: Backbone
+    prompts: tuple[str, ...]
+    run: RunFolder | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+    on_step: Callable[[StepReport], None] = unwatched
+    probe: CostProbe | None = None
+
+    def train(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        loss: Callable[[StepInputs], Loss],
+        rows: Rows,
+        settings: LoopSettings,
+        *,
+        seed: int,
+        held_out: Callable[[], float] | None = None,
+    ) -> Trained:
+        """Minimise a loss under these circumstances, as :func:`vlood.training.loop.train`."""
+        return train(
+            tensors,
+            loss,
+            rows,
+            settings,
+            seed=seed,
+            held_out=held_out,
+            run=self.run,
+            about=self.about,
+            on_step=self.on_step,
+            probe=self.probe,
+            model_precision=self.backbone.precision,
+        )
