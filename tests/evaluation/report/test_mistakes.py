@@ -44,7 +44,8 @@ def test_each_kind_is_ranked_by_confidence(detector, sets):
 
 def test_the_total_goes_beyond_those_listed(detector, sets):
     found = accepted_ood(detector, sets, 1)
-    assert found.images == (("far", 0),) and found.total == 2
+    assert found.images == (("far", 0),)
+    assert found.total == 2
 
 
 def test_classes_are_counted(detector, sets):
@@ -62,4 +63,5 @@ def test_absent_neighbours_are_left_out():
         ("a", "b"), {"id": np.array([[1, -1]])}, {"id": np.array([[0.25, 0.0]], np.float32)}
     )
     assert nearest_words(nearest, ("id", 0)) == [("b", 0.25)]
-    assert nearest_words(nearest, ("other", 0)) == [] and nearest_words(None, ("id", 0)) == []
+    assert nearest_words(nearest, ("other", 0)) == []
+    assert nearest_words(None, ("id", 0)) == []

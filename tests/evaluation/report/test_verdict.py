@@ -73,7 +73,8 @@ def test_sets_without_groups_are_averaged_plainly():
 def test_a_significant_lead_is_a_win(two):
     judged = verdict(evaluation(*two, [paired("good", "poor", 0.067, 0.001)]))
     assert judged.headline == "good is best: a mean AUROC of 85.0 %, 7.5 points above poor."
-    assert judged.best == "good" and judged.tied == ()
+    assert judged.best == "good"
+    assert judged.tied == ()
     assert (
         "6.7 points over the 3 OOD sets (95 % interval 5.7 to 7.7; p = 0.001 after Holm"
         in (judged.sentences[0])
@@ -84,7 +85,8 @@ def test_a_significant_lead_is_a_win(two):
 def test_the_order_in_a_pair_does_not_matter(two):
     one = verdict(evaluation(*two, [paired("good", "poor", 0.067, 0.001)]))
     other = verdict(evaluation(*two, [paired("poor", "good", -0.067, 0.001)]))
-    assert one.sentences == other.sentences and one.headline == other.headline
+    assert one.sentences == other.sentences
+    assert one.headline == other.headline
 
 
 def test_a_lead_that_may_be_chance_is_a_tie(two):
@@ -125,7 +127,7 @@ def test_with_one_ood_set_its_own_test_decides():
             rows,
             [paired("good", "poor", 0.1, 0.001, ood="a")],
             groups,
-        )  # fmt: skip
+        )
     )
     assert judged.headline.startswith("good is best: an AUROC on a of 80.0 %")
 
@@ -137,16 +139,19 @@ def test_a_stream_detector_never_wins():
         *rows_of("stream", (0.9, 0.9, 0.9), stream="order-dependent"),
     ]
     judged = verdict(evaluation(detectors, rows, [paired("stream", "plain", 0.2, 1e-6)]))
-    assert judged.best == "plain" and judged.headline.startswith("plain tells OOD from ID")
+    assert judged.best == "plain"
+    assert judged.headline.startswith("plain tells OOD from ID")
     assert [each.name for each in judged.standings] == ["stream", "plain"]
     (warning,) = judged.warnings
-    assert "not comparable" in warning and "though its mean AUROC is the highest" in warning
+    assert "not comparable" in warning
+    assert "though its mean AUROC is the highest" in warning
 
 
 def test_stream_detectors_alone_have_no_winner():
     rows = rows_of("stream", (0.9, 0.9, 0.9), stream="transductive")
     judged = verdict(evaluation([detector("stream", "transductive")], rows))
-    assert judged.best == "" and judged.headline.startswith("No winner")
+    assert judged.best == ""
+    assert judged.headline.startswith("No winner")
 
 
 def test_one_detector_and_set_gives_the_interval():
@@ -201,7 +206,8 @@ def test_notes_are_passed_on(two):
 
 def test_nothing_measured_is_said():
     judged = verdict(evaluation([detector("only")], []))
-    assert "nothing to compare" in judged.headline and judged.standings == ()
+    assert "nothing to compare" in judged.headline
+    assert judged.standings == ()
 
 
 def test_full_spectrum_and_curves_do_not_count():
@@ -221,7 +227,8 @@ def test_full_spectrum_and_curves_do_not_count():
 
 def test_a_single_few_shot_fit_is_a_result_not_a_curve():
     rows = [replace(row, shots=4, seed=0) for row in rows_of("only", (0.8, 0.8, 0.8))]
-    assert main_rows(rows) == rows and curve_rows(rows) == []
+    assert main_rows(rows) == rows
+    assert curve_rows(rows) == []
 
 
 def test_a_detector_with_a_curve_only_is_named(two):
