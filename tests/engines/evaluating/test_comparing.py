@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -153,3 +155,11 @@ def test_a_report_has_a_picture_a_method_and_one_a_set_for_a_stream(request_of, 
     one = run(request_of("mcm")).evaluation
     write_figures(tmp_path / "one", one, Measured(result_rows(one, resamples=0)))
     assert {path.name for path in (tmp_path / "one").glob("*.png")} == {"roc.png", "scores.png"}
+
+
+def test_a_report_calls_labels_what_the_classes_are_called():
+    found = evaluation_of(Contestant("mcm", "mcm", "mcm"))
+    found = replace(found, class_index={"dog": 0}, class_names=("a dog", "a cat"))
+    page = report_inputs(found, Measured([]), [], title="t", provenance={}, notes=[])
+    assert page.sets[0].group == "id"
+    assert page.sets[0].labels[:2] == ["a dog", "cat"]

@@ -187,4 +187,12 @@ def make_inputs():
 
 @pytest.fixture(scope="session")
 def usual_inputs():
-    return made_inputs()
+    """Return an evaluation with everything in it and little of each: axe looks at every element."""
+    return made_inputs(
+        detectors=("neglabel", "mcm", "adaneg"),
+        far=("letters", "noise"),
+        severities=("fog",),
+        shots=(1, 4),
+        n_id=300,
+        per_set=200,
+    )

@@ -91,7 +91,7 @@ def report_inputs(
     shown = compared(found.contestants)
     return ReportInputs(
         title=title,
-        sets=[_report_set(one, index == 0) for index, one in enumerate(every)],
+        sets=[_report_set(found, one) for one in every],
         detectors=[_report_detector(found, one) for one in shown],
         rows=measured.rows,
         comparisons=measured.comparisons,
@@ -103,9 +103,16 @@ def report_inputs(
     )
 
 
-def _report_set(one: SetImages, known: bool) -> ReportSet:
+def _report_set(found: Evaluation, one: SetImages) -> ReportSet:
+    """Return a set with its labels as the classes are called; other labels stay as they are."""
     shift = ("", 0) if one.shift is None else (one.shift.name, one.shift.severity)
-    return ReportSet(one.name, "id" if known else one.group, one.paths, one.labels, *shift)
+    names = found.class_names
+    labels = [
+        label if number < 0 else names[number]
+        for label, number in zip(one.labels, one.true(found.class_index).tolist(), strict=True)
+    ]
+    group = "id" if one is found.known else one.group
+    return ReportSet(one.name, group, one.paths, labels, *shift)
 
 
 def _report_detector(found: Evaluation, one: Contestant) -> ReportDetector:

@@ -26,7 +26,18 @@ from vlood.evaluation.report.svg import (
 DASHES = ("", "6 2.5", "1.5 2", "6 2 1.5 2", "3 1.5")
 """Dashes of the series, so that colour is never the only difference."""
 
+MARKERS = "osD^v"
+MARKER_PATHS = (
+    "M5 1.5a3.5 3.5 0 1 0 .01 0z",
+    "M1.8 1.8h6.4v6.4h-6.4z",
+    "M5 .6L9.4 5 5 9.4 .6 5z",
+    "M5 1.2L9 8.4H1z",
+    "M5 8.8L9 1.6H1z",
+)
+"""Shapes of the dots of `interval_figure`, and the same in a legend, 10 wide and high."""
+
 ROC_POINTS = 200
+"""Points of a drawn ROC curve, at most."""
 
 _FONT = 9.5
 
@@ -217,7 +228,7 @@ def interval_figure(
             y = place + (i + 1) / (len(dots) + 1)
             if low is not None and high is not None:
                 axes.plot([low, high], [y, y], color=series_colour(series), linewidth=1.3)
-            marker = "osD^v"[series % 5]
+            marker = MARKERS[series % len(MARKERS)]
             axes.plot([value], [y], marker, color=series_colour(series), markersize=3.6)
     for place in range(len(sets) + 1):
         axes.axhline(place, color=RULE, linewidth=0.6)
@@ -238,8 +249,13 @@ def interval_figure(
 
 
 def swatch(series: int) -> Mapping[str, str]:
-    """Return the class and dash of a series, for a legend."""
-    return {"class": f"s-c{series % SERIES}", "dash": DASHES[series % len(DASHES)]}
+    """Return the class, dash and marker of a series, for a legend."""
+    return {
+        "class": f"s-c{series % SERIES}",
+        "dash": DASHES[series % len(DASHES)],
+        "filled": f"f-c{series % SERIES}",
+        "marker": MARKER_PATHS[series % len(MARKER_PATHS)],
+    }
 
 
 def _percent_a_bin(scores: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
