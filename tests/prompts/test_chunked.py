@@ -19,9 +19,9 @@ from vlood.prompts.contexts import assemble, prepare, prompt_tower
 MANY = [*NAMES, "cat", "a_rather long name of a thing", "cup"]
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["CLIP", "separate text tower"])
-def backbone(request: pytest.FixtureRequest) -> Any:
-    return stand_in(build(custom_text=request.param))
+@pytest.fixture(scope="module")
+def backbone() -> Any:
+    return stand_in(build())
 
 
 def prepared(backbone: Any, length: int, **layout: str) -> Any:
