@@ -45,6 +45,13 @@ def test_index_takes_one_element(classes: int, quantile: float) -> None:
     np.testing.assert_allclose(close.value, expected, atol=1e-6)
 
 
+def test_of_a_thousand_classes_the_index_takes_the_fiftieth_largest() -> None:
+    rows, ids = draw(8), draw(1000, seed=1)
+    close = closeness_to_classes(rows, ids, quantile=0.95, rule="index")
+    top = -np.sort(-cosines(rows, ids), axis=1)[:, :50]
+    np.testing.assert_allclose(close.value, top[:, -1], atol=1e-6)
+
+
 def test_a_place_does_not_slip_by_rounding() -> None:
     for quantile, classes in ((0.95, 21), (0.29, 101), (0.57, 101), (0.1, 11), (0.7, 11)):
         place = quantile * (classes - 1)

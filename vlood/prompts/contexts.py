@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -83,6 +83,125 @@ def prompt_tower(backbone: Backbone) -> CausalTextTower:
     return backbone.text_tower
 
 
+@dataclass(frozen=True, eq=False)
+class PreparedPrompts:
+    """Everything of prompts that does not depend on the values of their context vectors.
+
+    Made once, for tokenising is slow, and filled at every step of a training. Token ids are kept
+    rather than embeddings: looking one up costs what copying it would, and an id is 8 bytes.
+
+    Attributes:
+        tokens: int [n, len], token ids with places for the vectors, whose own ids mean nothing.
+        is_context: bool [n, len], those places, L in each row.
+        ends: int [n], the place of the end-of-text token.
+        length: L.
+    """
+
+    tokens: torch.Tensor
+    is_context: torch.Tensor
+    ends: torch.Tensor
+    length: int
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def of(self, rows: torch.Tensor | slice) -> PreparedPrompts:
+        """Return some of them, indices [m] or a slice, cut to the longest of those."""
+        ends = self.ends[rows]
+        stop = int(ends.max()) + 1
+        return PreparedPrompts(
+            self.tokens[rows, :stop], self.is_context[rows, :stop], ends, self.length
+        )
+
+    def to(self, device: str | torch.device) -> PreparedPrompts:
+        """Return them on a device."""
+        tokens, is_context, ends = self.tokens, self.is_context, self.ends
+        return PreparedPrompts(
+            tokens.to(device), is_context.to(device), ends.to(device), self.length
+        )
+
+    def fill(self, tower: CausalTextTower, contexts: torch.Tensor) -> torch.Tensor:
+        """Put context vectors into their places; differentiable with respect to them.
+
+        Args:
+            tower: the one they were prepared for.
+            contexts: [L, W], or [n, L, W] with a block for each prompt.
+
+        Returns:
+            Token embeddings [n, len, W] without positions.
+
+        Raises:
+            UsageError: contexts of another number, length or width.
+        """
+        self.check(tower, contexts)
+        embedded = tower.embed(self.tokens)
+        source = contexts.to(embedded.dtype).expand(len(self), self.length, -1)
+        return embedded.masked_scatter(self.is_context[..., None], source)
+
+    def check(self, tower: CausalTextTower, contexts: torch.Tensor) -> None:
+        """Refuse contexts that do not fit.
+
+        Raises:
+            UsageError: they are of another number, length or width.
+        """
+        width = tower.module.token_embedding.weight.shape[1]
+        if contexts.shape[-1] != width:
+            raise UsageError(
+                f"the context vectors are {contexts.shape[-1]} wide and the token embeddings of "
+                f"the model {width}; use the model that they were learned with"
+            )
+        if contexts.shape[-2] != self.length:
+            raise UsageError(
+                f"there are {contexts.shape[-2]} context vectors a prompt, and the prompts have "
+                f"places for {self.length}"
+            )
+        if contexts.ndim == 3 and len(contexts) != len(self):
+            _refuse_count(len(contexts), len(self))
+
+
+def prepare(
+    tower: CausalTextTower,
+    tokenizer: Any,
+    names: Sequence[str],
+    length: int,
+    *,
+    position: str = "end",
+) -> PreparedPrompts:
+    """Tokenise names once, with places for context vectors; on the CPU.
+
+    The layouts are CoOp's: at the ``end`` the vectors come before the name, in ``front`` behind it,
+    in the ``middle`` the first L // 2 before it and the others behind.
+
+    Args:
+        tower: a causal text tower.
+        tokenizer: the model's, texts to token ids [n, at most context_length].
+        names: n names, underscores for spaces; "" makes a prompt without a name.
+        length: L, vectors a prompt.
+        position: ``end``, ``middle`` or ``front``.
+
+    Raises:
+        UsageError: no names at all, or one that leaves no room for the vectors.
+    """
+    _check_position(position)
+    texts = _plain(names)
+    tokens = tokenizer([f"{text}." for text in texts])
+    room = tokens.shape[1]
+    ends = tower.ends(tokens) + length
+    if int(ends.max()) >= room:
+        _refuse_long(texts, ends, length, room)
+    lengths = tower.ends(tokenizer(texts)) - 1
+    before = {"end": length, "middle": length // 2, "front": 0}[position]
+
+    # Spread the tokens to leave places for the vectors; what fills those meanwhile is replaced.
+    places = torch.arange(int(ends.max()) + 1)[None]
+    behind = 1 + before + lengths[:, None]
+    is_first = (places >= 1) & (places < 1 + before)
+    is_context = is_first | ((places >= behind) & (places < behind + length - before))
+    passed = torch.where(places >= behind, length, torch.where(places > before, before, 0))
+    spread = tokens.gather(1, (places - passed).clamp(min=0))
+    return PreparedPrompts(spread, is_context, ends, length)
+
+
 def assemble(
     tower: CausalTextTower,
     tokenizer: Any,
@@ -93,16 +212,13 @@ def assemble(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Put context vectors and names together; differentiable with respect to the vectors.
 
-    The layouts are CoOp's: at the ``end`` the vectors come before the name, in ``front`` behind it,
-    in the ``middle`` the first L // 2 before it and the others behind.
-
     Args:
         tower: a causal text tower.
         tokenizer: the model's, texts to token ids [n, at most context_length].
         contexts: [L, W] or [n, L, W].
         names: n names, underscores for spaces; None for prompts without: one of shared contexts,
             else n.
-        position: ``end``, ``middle`` or ``front``.
+        position: ``end``, ``middle`` or ``front``, as :func:`prepare` explains.
 
     Returns:
         What ``tower.encode_embedded`` takes: token embeddings [n, len, W] without positions, and
@@ -112,32 +228,10 @@ def assemble(
         UsageError: another number of names than blocks of contexts, none at all, contexts of
             another width than the tower's, or a name that leaves no room for them.
     """
-    _check_position(position)
     texts = _texts(contexts, names)
-    device = contexts.device
-    tokens = tokenizer([f"{text}." for text in texts])
-    length, room = contexts.shape[-2], tokens.shape[1]
-    ends = tower.ends(tokens) + length
-    if int(ends.max()) >= room:
-        _refuse_long(texts, ends, length, room)
-    lengths = tower.ends(tokenizer(list(texts))) - 1
-    before = {"end": length, "middle": length // 2, "front": 0}[position]
-
-    # Spread the tokens to leave places for the vectors; what fills those meanwhile is replaced.
-    places = torch.arange(int(ends.max()) + 1)[None]
-    behind = 1 + before + lengths[:, None]
-    is_first = (places >= 1) & (places < 1 + before)
-    is_context = is_first | ((places >= behind) & (places < behind + length - before))
-    passed = torch.where(places >= behind, length, torch.where(places > before, before, 0))
-    spread = tokens.gather(1, (places - passed).clamp(min=0))
-    embedded = tower.embed(spread.to(device))
-    if embedded.shape[-1] != contexts.shape[-1]:
-        raise UsageError(
-            f"the context vectors are {contexts.shape[-1]} wide and the token embeddings of the "
-            f"model {embedded.shape[-1]}; use the model that they were learned with"
-        )
-    source = contexts.to(embedded.dtype).expand(len(texts), length, -1)
-    return embedded.masked_scatter(is_context[..., None].to(device), source), ends.to(device)
+    prompts = prepare(tower, tokenizer, texts, contexts.shape[-2], position=position)
+    prompts = prompts.to(contexts.device)
+    return prompts.fill(tower, contexts), prompts.ends
 
 
 def encode_prompts(
@@ -161,23 +255,24 @@ def encode_prompts(
         given = "none were given" if names is None else f"{len(names)} were given"
         raise UsageError(f"the contexts {taken}, but {given}")
     vectors = torch.from_numpy(contexts.vectors).to(backbone.device)
-    # Prompts of about the same length lie together, so that little padding is encoded.
     texts = _texts(vectors, names)
-    order = np.array(sorted(range(len(texts)), key=lambda row: len(texts[row])))
+    prompts = prepare(
+        tower, backbone.tokenizer, texts, contexts.length, position=contexts.position
+    ).to(vectors.device)
+    # Prompts of the same length lie together, so that little padding is encoded.
+    order = prompts.ends.argsort(stable=True)
 
     def run(rows: slice) -> NDArray[np.float32]:
-        members = order[rows]
-        some = vectors if contexts.shared else vectors[torch.from_numpy(members).to(vectors.device)]
-        own = None if names is None else [names[row] for row in members]
-        embedded, ends = assemble(tower, backbone.tokenizer, some, own, position=contexts.position)
-        return tower.encode_embedded(embedded, ends).float().cpu().numpy()
+        some = prompts.of(order[rows])
+        own = vectors if contexts.shared else vectors[order[rows]]
+        return tower.encode_embedded(some.fill(tower, own), some.ends).float().cpu().numpy()
 
     with torch.inference_mode():
         encoded = np.concatenate(
-            list(ShrinkingBatches("prompt", limit=max(1, chunk)).map(len(order), run))
+            list(ShrinkingBatches("prompt", limit=max(1, chunk)).map(len(prompts), run))
         )
     features = np.empty_like(encoded)
-    features[order] = encoded
+    features[order.cpu().numpy()] = encoded
     return features
 
 
@@ -226,14 +321,24 @@ def _texts(contexts: torch.Tensor, names: Sequence[str] | None) -> list[str]:
     shared = contexts.ndim == 2
     if names is None:
         return [""] if shared else [""] * len(contexts)
+    texts = _plain(names)
+    if not shared and len(contexts) != len(names):
+        _refuse_count(len(contexts), len(names))
+    return texts
+
+
+def _plain(names: Sequence[str]) -> list[str]:
+    """Return names with spaces for underscores."""
     if not names:
         raise UsageError("learned prompts need at least one name, and there is none")
-    if not shared and len(contexts) != len(names):
-        raise UsageError(
-            f"there are {len(contexts)} blocks of context vectors and {len(names)} names; "
-            "class-specific contexts fit the names they were learned for, in their order"
-        )
     return [" ".join(name.replace("_", " ").split()) for name in names]
+
+
+def _refuse_count(blocks: int, names: int) -> NoReturn:
+    raise UsageError(
+        f"there are {blocks} blocks of context vectors and {names} names; "
+        "class-specific contexts fit the names they were learned for, in their order"
+    )
 
 
 def _refuse_long(texts: Sequence[str], ends: torch.Tensor, length: int, room: int) -> None:

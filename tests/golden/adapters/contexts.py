@@ -12,19 +12,15 @@ from numpy.typing import NDArray
 from tests.golden.adapters.local_features import build_clip
 from vlood.backbone.local import encode_with_local
 from vlood.backbone.text import CausalTextTower
-from vlood.prompts.contexts import assemble
+from vlood.methods.locoop_loss import locoop_loss
+from vlood.prompts.chunked import PromptEncoder
+from vlood.prompts.contexts import assemble, prepare
 
 Arrays = Mapping[str, NDArray[Any]]
 Params = Mapping[str, Any]
-POSITIONS = ("end", "middle", "front")
 STOP = 2
 
-LOCOOP_LOSS = "LoCoOp's own loss comes with its training"
-NOT_OFFERED = {
-    ("locoop_prompt", f"{position}/{name}"): LOCOOP_LOSS
-    for position in POSITIONS
-    for name in ("loss", "loss_en", "ctx_grad")
-}
+NOT_OFFERED: dict[tuple[str, str], str] = {}
 
 
 class ToyTokenizer:
@@ -65,6 +61,18 @@ def full(tower: CausalTextTower, embedded: torch.Tensor, length: int) -> torch.T
     return torch.cat([embedded, tower.embed(padding)], dim=1)
 
 
+def encoder(
+    tower: CausalTextTower,
+    params: Params,
+    contexts: torch.Tensor,
+    names: Sequence[str],
+    position: str = "end",
+) -> PromptEncoder:
+    """Encode as training does, two prompts at a time."""
+    prompts = prepare(tower, ToyTokenizer(params), names, contexts.shape[-2], position=position)
+    return PromptEncoder(tower, prompts, chunk=2)
+
+
 def unit(rows: torch.Tensor) -> torch.Tensor:
     return F.normalize(rows, dim=-1)
 
@@ -79,10 +87,9 @@ def learned_prompts(inputs: Arrays, params: Params) -> dict[str, NDArray[Any]]:
     outputs: dict[str, NDArray[Any]] = {}
     for position in params["class_token_positions"]:
         contexts = torch.from_numpy(inputs["ctx"]).requires_grad_()
-        embedded, ends = assemble(tower, ToyTokenizer(params), contexts, names, position=position)
-        text = tower.encode_embedded(embedded, ends)
+        embedded, _ = assemble(tower, ToyTokenizer(params), contexts, names, position=position)
+        text = encoder(tower, params, contexts, names, position=position)(contexts)
         logits = scale * unit(features) @ unit(text).T
-        loss = F.cross_entropy(logits, label)
         found = {
             "prompt_embeddings": full(tower, embedded, params["context_length"]),
             "text_features": text,
@@ -90,12 +97,17 @@ def learned_prompts(inputs: Arrays, params: Params) -> dict[str, NDArray[Any]]:
             "acc": 100.0 * (logits.argmax(dim=1) == label).double().mean(),
         }
         if "lambda_value" in params:
-            found["logits_local"] = scale * unit(patches) @ unit(text).T
-            found["loss_id"] = loss
+            local = scale * unit(patches) @ unit(text).T
+            loss, parts = locoop_loss(
+                logits, local, label, top_k=params["top_k"], weight=params["lambda_value"]
+            )
+            found["logits_local"], found["loss_id"] = local, parts["cross_entropy"]
+            found["loss_en"] = -parts["local_entropy"]
         else:
-            loss.backward()
-            assert contexts.grad is not None
-            found["loss"], found["ctx_grad"] = loss, contexts.grad
+            loss = F.cross_entropy(logits, label)
+        loss.backward()
+        assert contexts.grad is not None
+        found["loss"], found["ctx_grad"] = loss, contexts.grad
         outputs.update(
             {f"{position}/{name}": each.detach().numpy() for name, each in found.items()}
         )
@@ -104,16 +116,14 @@ def learned_prompts(inputs: Arrays, params: Params) -> dict[str, NDArray[Any]]:
 
 def lapt_prompt(inputs: Arrays, params: Params) -> dict[str, NDArray[Any]]:
     model = frozen_clip(inputs, params)
-    tower, tokenizer = tower_of(model), ToyTokenizer(params)
+    tower = tower_of(model)
     names = names_of(inputs["tokenized_prompts"], params["n_ctx"])
     positive = torch.from_numpy(inputs["ctx"]).requires_grad_()
     negative = positive
     if params["prompttype"] != "unified":
         negative = torch.from_numpy(inputs["ood_ctx"]).requires_grad_()
     sides = ((positive, names[: params["n_id"]]), (negative, names[params["n_id"] :]))
-    text = unit(
-        torch.cat([tower.encode_embedded(*assemble(tower, tokenizer, *side)) for side in sides])
-    )
+    text = unit(torch.cat([encoder(tower, params, *side)(side[0]) for side in sides]))
     images = unit(model.encode_image(torch.from_numpy(inputs["image"])))
     logits = model.logit_scale.exp() * images @ text.T
     loss = F.cross_entropy(logits, torch.from_numpy(inputs["label"]))
