@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from vlood import __version__
-from vlood.engines.collecting import Collected, Labels
+from vlood.engines.collect_labels import Labels
+from vlood.engines.collecting import Collected
 from vlood.engines.pools import Pool
 from vlood.engines.records import Record, printable, rounded, to_json
 from vlood.engines.synthesis import MADE_FOLDER

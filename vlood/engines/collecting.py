@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vlood.engines.collect_labels import Labels
 from vlood.engines.image_copies import choose_distinct
 from vlood.engines.pools import NO_LABEL, Pool
 from vlood.errors import UsageError
 from vlood.images.decode import DecodeSettings
 from vlood.negatives.index import SearchIndex, build_index
 from vlood.negatives.unit_blocks import unit_rows
-from vlood.prompts.classes import ClassName
 from vlood.training.collecting import (
     FILLED,
     PASSED,
@@ -24,11 +23,7 @@ from vlood.training.collecting import (
     join,
     judge,
     passing,
-    shares,
 )
-
-if TYPE_CHECKING:
-    from vlood.negatives.bank import NegativeBank
 
 PER_LABEL = 32
 """What LAPT retrieves a label."""
@@ -75,29 +70,6 @@ class CollectSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Labels:
-    """The labels images are collected for, and those that compete for them.
-
-    Attributes:
-        names: K names, ID classes first, then negatives.
-        ids: how many of them are ID classes.
-        text: unit rows [K, D].
-        logit_scale: the multiplier of cosines.
-        wanted: int64, the labels that are to have images.
-    """
-
-    names: tuple[ClassName, ...]
-    ids: int
-    text: NDArray[np.float32]
-    logit_scale: float
-    wanted: NDArray[np.int64]
-
-    def side(self, label: int) -> str:
-        """Say which kind of label it is."""
-        return "id" if label < self.ids else "negative"
-
-
-@dataclass(frozen=True, eq=False)
 class Collected:
     """What was chosen, by label, the best of each first.
 
@@ -116,34 +88,6 @@ class Collected:
     def counts(self, labels: int) -> NDArray[np.int64]:
         """Return the images of each label, int64 [K]."""
         return np.bincount(self.candidates.labels, minlength=labels).astype(np.int64)
-
-
-def check_labels(ids: Sequence[ClassName], negatives: Sequence[str]) -> None:
-    """Refuse labels that cannot be told apart.
-
-    Raises:
-        UsageError: there is one label in all, or a negative is a class's name.
-    """
-    known = {text.casefold(): each.name for each in ids for text in (each.name, each.prompt)}
-    for term in negatives:
-        if term.casefold() in known:
-            raise UsageError(
-                f"--negatives: {term!r} is also the class {known[term.casefold()]!r}; remove it "
-                "from the negatives (vlood negatives leaks BANK finds such words)"
-            )
-    if len(ids) + len(negatives) < 2:
-        raise UsageError(
-            f"--classes: {ids[0].name!r} is the only label, and images are filtered by which label "
-            "they fit best; name more classes, or give --negatives"
-        )
-
-
-def first_negatives(bank: NegativeBank, count: int) -> list[int]:
-    """Return the first rows of a bank, nouns and adjectives in proportion, in its own order."""
-    kinds = list(dict.fromkeys(bank.parts))
-    members = [[row for row, part in enumerate(bank.parts) if part == kind] for kind in kinds]
-    given = shares([len(rows) for rows in members], count)
-    return sorted(row for rows, size in zip(members, given, strict=True) for row in rows[:size])
 
 
 def collect(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 DEFAULT_PIPELINE = "stabilityai/stable-diffusion-xl-base-1.0"
 MADE_FOLDER = "made"
 MAKING_FILE = "making.json"
-MADE = 32
+MADE, KEPT = 32, 8
 GUIDANCE = 7.5
 _INDEX_FILE = "model_index.json"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -105,42 +105,42 @@ def image_seed(seed: int, label: str, number: int) -> int:
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
-def load_pipeline(name: str, device: str = "auto", precision: str = "auto") -> tuple[Pipeline, str]:
+def check_pipeline(name: str) -> None:
+    """Refuse what cannot be a pipeline, before anything slow is done.
+
+    Raises:
+        UsageError: it is no folder in diffusers' layout and no name on the hub.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / _INDEX_FILE).is_file():
+            raise UsageError(f"--pipeline {name}: has no {_INDEX_FILE}; give {_LAYOUT}")
+    elif not _HUB_NAME.fullmatch(name) or name.startswith("."):
+        raise UsageError(f"--pipeline {name}: is no folder and no name on the hub; give {_LAYOUT}")
+
+
+def load_pipeline(name: str, device: str, precision: str) -> Pipeline:
     """Load a text-to-image pipeline, weights from safetensors only.
 
     Args:
         name: a folder in diffusers' layout, or a name on the hub.
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        precision: ``auto`` (half precision on a GPU), ``fp32``, ``bf16`` or ``fp16``.
-
-    Returns:
-        The pipeline, and the precision it runs in.
+        device: ``cpu``, ``cuda`` or ``mps``.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
 
     Raises:
         UsageError: there is no such pipeline, or it does not take a prompt.
         VloodError: diffusers is not installed, or the pipeline cannot be fetched or read.
     """
-    from vlood.backbone.device import choose_device, choose_precision
-
-    place = choose_device(device)
-    numbers = choose_precision(precision, place).name
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / _INDEX_FILE).is_file():
-            raise UsageError(f"--synthesize {name}: has no {_INDEX_FILE}; give {_LAYOUT}")
-    elif not _HUB_NAME.fullmatch(name) or name.startswith("."):
-        raise UsageError(
-            f"--synthesize {name}: is no folder and no name on the hub; give {_LAYOUT}"
-        )
-    pipe = _fetched(name, folder, numbers)
+    check_pipeline(name)
+    pipe = _fetched(name, Path(name).expanduser(), precision)
     takes = frozenset(inspect.signature(type(pipe).__call__).parameters)
     if "prompt" not in takes:
         raise UsageError(
-            f"--synthesize {name}: {type(pipe).__name__} does not make images from a text alone; "
+            f"--pipeline {name}: {type(pipe).__name__} does not make images from a text alone; "
             "give a text-to-image pipeline"
         )
     pipe.set_progress_bar_config(disable=True)
-    return Pipeline(pipe.to(place), type(pipe).__name__, takes, place), numbers
+    return Pipeline(pipe.to(device), type(pipe).__name__, takes, device)
 
 
 def _fetched(name: str, folder: Path, precision: str) -> Any:
@@ -165,13 +165,25 @@ def _fetched(name: str, folder: Path, precision: str) -> Any:
         reason = " ".join(str(error).split())[:200]
         if folder.is_dir():
             raise VloodError(
-                f"--synthesize {name}: cannot be read ({reason}); save it again with "
+                f"--pipeline {name}: cannot be read ({reason}); save it again with "
                 "save_pretrained, as safetensors"
             ) from error
         raise VloodError(
-            f"--synthesize {name}: is not on this machine and cannot be fetched ({reason}); check "
+            f"--pipeline {name}: is not on this machine and cannot be fetched ({reason}); check "
             "the name and the network, or give a folder in diffusers' layout"
         ) from error
+
+
+def check_installed() -> None:
+    """Refuse to make images without the packages that do.
+
+    Raises:
+        VloodError: diffusers or transformers is not installed.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("diffusers") is None or find_spec("transformers") is None:
+        raise _not_installed()
 
 
 def _not_installed() -> VloodError:
@@ -182,34 +194,32 @@ def _not_installed() -> VloodError:
 
 
 def check_making(folder: Path, making: Making) -> None:
-    """Note down what images are made with, or refuse to add others to those that are there.
+    """Refuse to add images to some that were made otherwise.
 
     Args:
-        folder: the folder of made images; made where it is missing.
+        folder: the folder of made images, if there is one.
         making: how.
 
     Raises:
         UsageError: images made otherwise are there.
     """
     record = folder / MAKING_FILE
-    wanted = asdict(making)
-    if record.is_file():
-        try:
-            held = json.loads(record.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            held = None
-        if not isinstance(held, dict):
-            raise UsageError(f"--resume: {record} is damaged; use --overwrite to begin anew")
-        other = [name for name in wanted if held.get(name) != wanted[name]]
-        if other:
-            raise UsageError(
-                f"--resume: the images in {folder} were made otherwise ({other[0]}: "
-                f"{held.get(other[0])!r} then, {wanted[other[0]]!r} now); use the same options, or "
-                "--overwrite"
-            )
+    if not record.is_file():
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(record, (json.dumps(wanted, indent=1) + "\n").encode())
+    wanted = asdict(making)
+    try:
+        held = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        held = None
+    if not isinstance(held, dict):
+        raise UsageError(f"--resume: {record} is damaged; use --overwrite to begin anew")
+    other = [name for name in wanted if held.get(name) != wanted[name]]
+    if other:
+        raise UsageError(
+            f"--resume: the images in {folder} were made otherwise ({other[0]}: "
+            f"{held.get(other[0])!r} then, {wanted[other[0]]!r} now); use the same options, or "
+            "--overwrite"
+        )
 
 
 def make_images(
@@ -236,6 +246,8 @@ def make_images(
         OSError: an image cannot be written.
     """
     options = _options(pipeline, making)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / MAKING_FILE, (json.dumps(asdict(making), indent=1) + "\n").encode())
     for label, name, words, place in labels:
         (folder / place).mkdir(parents=True, exist_ok=True)
         for number in range(1, count + 1):
