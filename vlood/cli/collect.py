@@ -91,7 +91,7 @@ def collect(
         str | None,
         typer.Option(
             help="An image is taken for a label only if: label-wins (no other label is more "
-            "similar), above-chance (likelier than 1 in all labels), or none. Default: label-wins; "
+            "similar), above-chance (likelier than a guess), or none. Default: label-wins; "
             "none for --from-folder.",
             show_default=False,
             rich_help_panel=_CHOICE,

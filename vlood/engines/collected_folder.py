@@ -156,7 +156,8 @@ def write_folder(
             if copy or made or item.shard is not None:
                 inside = f"{IMAGES}/{places[label]}/{int(found.rank[place]):04d}_{_base(item)}"
                 _copy(item, folder / inside)
-                record |= {"path": inside, "original": item.path}
+                origin = os.path.relpath(item.path, folder) if made else item.path
+                record |= {"path": inside, "original": origin}
             else:
                 record["path"] = os.path.abspath(item.path)  # noqa: PTH100 - keeps odd names
         records.append(record)

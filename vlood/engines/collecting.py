@@ -13,10 +13,11 @@ from vlood.engines.image_copies import choose_distinct
 from vlood.engines.pools import NO_LABEL, Pool
 from vlood.errors import UsageError
 from vlood.images.decode import DecodeSettings
-from vlood.negatives.index import SearchIndex, build_index
+from vlood.negatives.index import KINDS, SearchIndex, build_index
 from vlood.negatives.unit_blocks import unit_rows
 from vlood.training.collecting import (
     FILLED,
+    FILTERS,
     PASSED,
     TRUSTED,
     Candidates,
@@ -67,6 +68,11 @@ class CollectSettings:
                 f"--per-label {self.per_label}: expected a whole number of images a label, 1 or "
                 "more"
             )
+        for rule in (self.rule, self.trusted_rule):
+            if rule not in FILTERS:
+                raise UsageError(f"--filter {rule}: is unknown; take {', '.join(FILTERS)}")
+        if self.index not in ("auto", *KINDS):
+            raise UsageError(f"--index {self.index}: is unknown; take auto, {', '.join(KINDS)}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ out as it would have. LAPT (Zhang et al., ECCV 2024) makes 32 images a label wit
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import io
 import json
@@ -132,7 +133,8 @@ def load_pipeline(name: str, device: str, precision: str) -> Pipeline:
         VloodError: diffusers is not installed, or the pipeline cannot be fetched or read.
     """
     check_pipeline(name)
-    pipe = _fetched(name, Path(name).expanduser(), precision)
+    with _quietly():
+        pipe = _fetched(name, Path(name).expanduser(), precision)
     takes = frozenset(inspect.signature(type(pipe).__call__).parameters)
     if "prompt" not in takes:
         raise UsageError(
@@ -172,6 +174,30 @@ def _fetched(name: str, folder: Path, precision: str) -> Any:
             f"--pipeline {name}: is not on this machine and cannot be fetched ({reason}); check "
             "the name and the network, or give a folder in diffusers' layout"
         ) from error
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep the bars and the chatter of loading a pipeline off stderr for a while."""
+    try:
+        from diffusers.utils import logging as diffusers_talk
+        from transformers.utils import logging as transformers_talk
+    except ImportError as error:
+        raise _not_installed() from error
+    from vlood.backbone.load import quiet_libraries
+
+    shown = [talk for talk in (diffusers_talk, transformers_talk) if talk.is_progress_bar_enabled()]
+    said = diffusers_talk.get_verbosity()
+    diffusers_talk.set_verbosity_error()
+    for talk in shown:
+        talk.disable_progress_bar()
+    try:
+        with quiet_libraries():
+            yield
+    finally:
+        diffusers_talk.set_verbosity(said)
+        for talk in shown:
+            talk.enable_progress_bar()
 
 
 def check_installed() -> None:
