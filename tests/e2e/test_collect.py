@@ -49,17 +49,7 @@ def test_a_pool_gives_a_list_to_train_on(many: Many, pool: Path, tmp_path: Path)
     three = ("--classes", "heart,gear,anchor", *MODEL)
     found, tuned, again, shards, labels = many(
         ("collect", *three, "--pool", pool, "--negatives", words, "--per-label", 4, "-o", out),
-        *(
-            (
-                "tune",
-                "linear-probe",
-                *three,
-                "--train",
-                out / "collected.txt",
-                "-o",
-                tmp_path / "d",
-            ),
-        ),
+        ("tune", "linear-probe", *three, "--train", out / "collected.txt", "-o", tmp_path / "d"),
         ("collect", *three, "--pool", pool, "--per-label", 4, "--overwrite", "-o", out),
         ("collect", *three, "--pool", shard, "--per-label", 2, "-o", packed),
         (

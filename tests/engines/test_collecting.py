@@ -72,8 +72,8 @@ def test_copies_are_left_out_within_and_between_labels(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     rows = np.concatenate([around(rng, label, 10) for label in range(K)])
     rows = np.concatenate([rows, rows[:20] + 1e-3])
-    plain = collect(pool_of(tmp_path, rows), labels(), CollectSettings(20, duplicates=1.01))
-    found = collect(pool_of(tmp_path, rows), labels(), CollectSettings(20))
+    plain = collect(pool_of(tmp_path, rows), labels(), CollectSettings(40, duplicates=1.01))
+    found = collect(pool_of(tmp_path, rows), labels(), CollectSettings(40))
     originals = [row % 40 if row >= 40 else row for row in found.candidates.rows.tolist()]
     assert len(set(originals)) == len(originals)
     assert len(plain.candidates) == len(found.candidates) + found.copies
