@@ -148,7 +148,9 @@ def write_folder(
     ):
         record = _record(found, place, pool, labels, source)
         if pool.stored:
-            record["path"] = pool.paths[row]
+            # An id that names a file is made good wherever the list is read; others stay ids.
+            there = os.path.isfile(pool.paths[row])  # noqa: PTH113
+            record["path"] = os.path.abspath(pool.paths[row]) if there else pool.paths[row]  # noqa: PTH100
         else:
             item = pool.items[row]
             made = seeds is not None and item.path in seeds
