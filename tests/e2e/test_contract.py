@@ -14,7 +14,7 @@ from .conftest import Vlood
 
 COMMANDS = (
     *("score", "embed", "mine", "negatives", "corpora", "tune", "calibrate", "eval", "bench"),
-    *("clean", "import", "export", "apply"),
+    *("clean", "collect", "import", "export", "apply"),
     *("methods", "models", "show", "doctor", "demo"),
 )
 OF_COMMANDS = (

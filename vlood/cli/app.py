@@ -13,6 +13,7 @@ from vlood.cli import (
     cache,
     calibrate,
     clean,
+    collect,
     corpora,
     demo,
     doctor,
@@ -67,6 +68,7 @@ app.command(rich_help_panel="Detect")(embed.embed)
 app.command(rich_help_panel="Negatives")(mine.mine)
 app.add_typer(negatives.app, name="negatives", rich_help_panel="Negatives")
 app.command(rich_help_panel="Negatives")(corpora.corpora)
+app.command(rich_help_panel="Tune")(collect.collect)
 app.command(rich_help_panel="Tune")(tune.tune)
 app.command(rich_help_panel="Tune")(calibrate.calibrate)
 app.command("eval", rich_help_panel="Evaluate")(evaluate.evaluate)
