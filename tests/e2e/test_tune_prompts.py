@@ -29,7 +29,7 @@ def folder(path: Path) -> dict[str, Any]:
 def test_from_images_to_prompts(many: Many, tmp_path: Path) -> None:
     draw(tmp_path)
     test, strange = tmp_path / "test", tmp_path / "strange"
-    few = ("--train", "train", "--shots", "2", "--set", "views=2", *QUICK)
+    few = ("--train", "train", "--shots", "2", "--set", "views=2", "--cache", "cache", *QUICK)
     mine = tmp_path / "mine"
     published = tmp_path / "published" / "prompt_learner" / "model.pth.tar-6"
     compare = ("eval", "--method", "coop,mcm", *MODEL, "--train", tmp_path / "train")

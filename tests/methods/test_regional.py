@@ -60,6 +60,8 @@ def as_images(images: ImageFeatures = IMAGES) -> ImageFeatures:
 def test_every_method_maps_every_region_between_nought_and_one(method: str) -> None:
     if method not in {entry.name for entry in registry.BUILT_INS}:
         pytest.skip("a plug-in: its detectors are its own")
+    if "text-tower" in registry.get(method).record.needs:
+        pytest.skip("learned prompts compile to detectors of mcm or msp")
     one = detector(method)
     found = regional_idness(one, IMAGES)
     assert found.shape == (N, ROWS, COLUMNS)

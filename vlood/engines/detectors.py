@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from vlood.engines.mining import Encoder
 from vlood.engines.negatives import Announce, NegativesChoice, find_negatives
-from vlood.engines.tuning import TuningRun
 from vlood.errors import UsageError
 from vlood.features.cache import FeatureCache
 from vlood.features.embeddings import read_embeddings, read_names
@@ -28,6 +27,7 @@ from vlood.training.labelled import LabelledFeatures
 
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
+    from vlood.engines.tuning import TuningRun
 
 _ALLOWED = ("classes", "local", "negatives", "noise")
 
@@ -227,6 +227,9 @@ def fit_all(
             device = "cpu" if encoder is None else encoder.backbone.device
             given |= {"images": images, "seed": seed, "device": device}
             if "text-tower" in record.needs:
+                # Brings torch in, which what is made from arrays alone does without.
+                from vlood.engines.tuning import TuningRun
+
                 how = run or TuningRun()
                 given["images"] = how.with_views(method.name, own, images, seed)
                 given["tuning"] = how.tuning(

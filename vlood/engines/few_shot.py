@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 from vlood.detector.calibration import set_digest
 from vlood.engines.detectors import Fitted, TextSide, TrainedOn, fit_all
 from vlood.engines.mining import Encoder
 from vlood.engines.negatives import Announce, NegativesChoice
-from vlood.engines.tuning import TuningRun
 from vlood.errors import UsageError
 from vlood.methods import registry
 from vlood.training.few_shot import sample_shots
 from vlood.training.labelled import LabelledFeatures
+
+if TYPE_CHECKING:
+    from vlood.engines.tuning import TuningRun
 
 
 def fit_from_images(
