@@ -33,6 +33,9 @@ def rows_kept(folder: Path) -> int:
     """Count the images whose scores a stopped report holds."""
     rows = sum(pq.read_metadata(path).num_rows for path in (folder / "scores").glob("*.parquet"))
     for path in (folder / "scores").glob("*.partial.jsonl"):
+        # Killed between the two steps that finish a set, both files are there.
+        if path.with_name(path.name.replace(".partial.jsonl", ".parquet")).exists():
+            continue
         whole = [line for line in path.read_bytes().split(b"\n")[:-1] if line]
         rows += sum(len(json.loads(line)["ids"]) for line in whole)
     return rows
