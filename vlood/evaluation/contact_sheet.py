@@ -34,7 +34,7 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Shown]]], columns: int = 8)
     width = _GAP + columns * (_CELL + _GAP)
     sheet = Image.new("RGB", (width, height), "white")
     canvas = ImageDraw.Draw(sheet)
-    heading, small = _font(15), _font(11)
+    heading, small = label_font(15), label_font(11)
     top = _GAP
     for (title, pictures), count in zip(rows, lines, strict=True):
         canvas.text((_GAP, top + 4), title, fill=_INK, font=heading)
@@ -68,7 +68,8 @@ def _thumbnail(image: Image.Image) -> Image.Image:
     return ImageOps.pad(image, (_CELL, _CELL), color=(235, 235, 235))
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def label_font(size: int) -> ImageFont.FreeTypeFont:
+    """Return the font that pictures are labelled in; it comes with matplotlib."""
     import matplotlib
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"

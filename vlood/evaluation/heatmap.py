@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from vlood.evaluation.contact_sheet import label_font
+
 MADE_BY = "vlood heatmap"
 """What a picture of ours says in its PNG text under ``Software``."""
 
@@ -103,7 +105,7 @@ def heatmap(
         Image.fromarray(one).resize(size, Image.Resampling.NEAREST)
         for one in (pixels, overlay(pixels, idness, region, scale))
     ]
-    large, small = _font(14), _font(11)
+    large, small = label_font(14), label_font(11)
     below = 60
     sheet = Image.new(
         "RGB", (2 * size[0] + 4 * _GAP + _BAR + _BAR_TEXT, size[1] + 2 * _GAP + below), "white"
@@ -177,13 +179,6 @@ def _palette() -> NDArray[np.uint8]:
 
 
 @lru_cache(maxsize=4)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    import matplotlib
-
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    return ImageFont.truetype(str(folder / "DejaVuSans.ttf"), size)
-
-
 def _fitted(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
     """Shorten a line to the room there is, at its front, where paths differ least."""
     if font.getlength(text) <= room:

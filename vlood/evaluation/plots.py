@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vlood.errors import UsageError
 from vlood.evaluation.metrics import auroc, checked_scores, fpr_at_tpr, roc_curve
-from vlood.evaluation.report_files import printable, write_file
+from vlood.evaluation.report_files import shortened, write_file
 
 # Okabe and Ito's palette, apart for every common colour vision; yellow is too faint for lines.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -63,7 +63,7 @@ def save_roc(
         axes.plot(fpr95, 0.95, "o", markersize=4, color=line.get_color(), zorder=4, clip_on=False)
         handles.append(line)
         names.append(
-            f"{_short(name)}: AUROC {100 * auroc(id_scores, scores):.1f} %, "
+            f"{shortened(name, _LONGEST_NAME)}: AUROC {100 * auroc(id_scores, scores):.1f} %, "
             f"FPR95 {100 * fpr95:.1f} %"
         )
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
@@ -111,7 +111,7 @@ def save_score_histogram(
         )
         axes.stairs(_percent_a_bin(scores, edges), edges, zorder=3, **_style(i))
         axes.set_title(
-            f"OOD: {_short(name)} ({_images(scores.size)})",
+            f"OOD: {shortened(name, _LONGEST_NAME)} ({_images(scores.size)})",
             fontsize=9,
             loc="left",
             color=_style(i)["color"],
@@ -161,7 +161,7 @@ def _figure(title: str, *, width: float, height: float) -> Any:
     # Margins by hand: matplotlib's own layout engines draw a figure of many panels several times.
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
-    figure.suptitle(_short(title, 70), fontsize=12, parse_math=False)
+    figure.suptitle(shortened(title, 70), fontsize=12, parse_math=False)
     return figure
 
 
@@ -209,15 +209,6 @@ def _legend_below(figure: Any, handles: list[Any], names: list[str]) -> None:
         # Room for a panel's heading, as a share of its own height.
         hspace=0.0 if panels < 2 else _HEADING * panels / (height - _TOP - _AXIS - 0.2 * rows),
     )
-
-
-def _short(name: str, longest: int = _LONGEST_NAME) -> str:
-    """Return a printable name with its middle left out when it is too long."""
-    line = printable(name)
-    if len(line) <= longest:
-        return line
-    half = (longest - 1) // 2
-    return f"{line[:half]}…{line[-half:]}"
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -39,3 +39,12 @@ def printable(name: str) -> str:
     escapes.
     """
     return " ".join(name.encode("utf-8", "backslashreplace").decode("utf-8").split())
+
+
+def shortened(name: str, longest: int) -> str:
+    """Return a printable name with its middle left out when it is too long."""
+    line = printable(name)
+    if len(line) <= longest:
+        return line
+    half = (longest - 1) // 2
+    return f"{line[:half]}…{line[-half:]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from vlood.evaluation.report_files import printable
+from vlood.evaluation.report_files import shortened
 
 LONGEST_NAME = 60
 LONGEST_PATH = 240
@@ -42,11 +42,7 @@ def hundred_text(share: float) -> str:
 
 def shown_name(name: str, longest: int = LONGEST_NAME) -> str:
     """Return a name on one line that can be encoded, its middle left out when it is too long."""
-    line = printable(name)
-    if len(line) <= longest:
-        return line
-    half = (longest - 1) // 2
-    return f"{line[:half]}…{line[-half:]}"
+    return shortened(name, longest)
 
 
 def listed(names: Sequence[str], joint: str = "and") -> str:
