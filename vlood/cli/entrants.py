@@ -17,7 +17,6 @@ from vlood.cli.prepare import (
     embedding_width,
     fitted_of,
     scored,
-    sources_of,
 )
 from vlood.cli.talk import progress, warn
 from vlood.cli.training_inputs import training_set_of, views_of
@@ -207,14 +206,13 @@ def _learned(
 
 
 def with_thresholds(
-    entrants: Sequence[Entrant], inputs: Sequence[str], tpr: float, tools: Tools
+    entrants: Sequence[Entrant], source: Source, tpr: float, tools: Tools
 ) -> list[Entrant]:
     """Set the thresholds of the detectors that score each image by itself.
 
     Raises:
         UsageError: the images are wrong, or none could be read.
     """
-    source = sources_of(inputs)
     source.check(tools.read)
     detectors = [one.detector for one in calibratable(entrants)]
     if source.embeddings is not None:

@@ -205,6 +205,7 @@ def evaluate(
         ReadOptions,
         open_detector,
         refuse_with_detector,
+        sources_of,
         split_names,
     )
     from vlood.cli.training_inputs import training_source
@@ -237,7 +238,7 @@ def evaluate(
         fpr_mode=fpr_mode,
         resamples=resamples,
         overlap=overlap.value,
-        calibrate_on=calibrate_on or (),
+        calibrate_on=sources_of(calibrate_on) if calibrate_on else None,
         tpr=0.95 if tpr is None else tpr,
         output=output,
         mode=mode_of(resume, append, overwrite),

@@ -22,13 +22,13 @@ from vlood.cli.prepare import (
     ClassOptions,
     ModelOptions,
     ReadOptions,
+    Source,
     check_together,
     check_width,
     embedding_width,
     load_model,
     open_cache,
     open_detector,
-    sources_of,
     stream_settings,
 )
 from vlood.cli.talk import note, progress, warn
@@ -67,7 +67,7 @@ class EvalOptions:
         resamples: bootstrap draws; 0: no intervals.
         overlap: what becomes of images on both sides.
         fits: how methods that learn are repeated.
-        calibrate_on: images that set thresholds, or none.
+        calibrate_on: images that set thresholds, or None.
         tpr: the share of them to keep.
         output: the report's folder, or None.
         mode: what becomes of a report that is there.
@@ -86,7 +86,7 @@ class EvalOptions:
     resamples: int = 1000
     overlap: str = "refuse"
     fits: Fits = field(default_factory=Fits)
-    calibrate_on: Sequence[str] = ()
+    calibrate_on: Source | None = None
     tpr: float = 0.95
     output: Path | None = None
     mode: str = "new"
@@ -115,7 +115,7 @@ class EvalOptions:
             raise UsageError(f"--{self.mode}: needs -o FOLDER, the report to go on with")
         if self.save_figures and not self.folders:
             raise UsageError("--save-figures: needs --detector, the folders to write into")
-        if "-" in self.calibrate_on:
+        if self.calibrate_on is not None and "-" in self.calibrate_on.inputs:
             raise UsageError("--calibrate-on -: stdin is not read here; name files or folders")
         if self.output is not None:
             check_folder(self.output, self.mode)
@@ -164,8 +164,8 @@ def carry_out(
             width = embedding_width(entrants[0].detector)
             check_width(list(one.embeddings), list(one.inputs), width)
     calibration: dict[str, object] | None = None
-    if how.calibrate_on:
-        calibration = {"inputs": list(how.calibrate_on), "tpr": how.tpr}
+    if how.calibrate_on is not None:
+        calibration = {"inputs": list(how.calibrate_on.inputs), "tpr": how.tpr}
         held_before = None
         if how.mode == "resume" and how.output is not None and (how.output / RUN_FILE).exists():
             held_before = remembered(entrants, how.output, calibration)
@@ -214,7 +214,7 @@ def _needs_model(
         return True
     if how.fits.train is not None and how.fits.train.embeddings is None:
         return True
-    if how.calibrate_on and sources_of(how.calibrate_on).embeddings is None:
+    if how.calibrate_on is not None and how.calibrate_on.embeddings is None:
         return True
     by_name = all(registry.get(name).record.names_only for name in wanted.methods)
     return not (saved or wanted.side.class_embeddings or by_name)
