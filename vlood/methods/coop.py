@@ -7,7 +7,6 @@ MSP) on the learned prompts' features, the same as `vlood import coop` makes of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +56,6 @@ RECORD = MethodRecord(
 
 SCORES = ("mcm", "msp")
 RANDOM = "random"
-INIT_STD = 0.02
 _CODE = "CoOp's code, its configurations"
 _DASSL = "Dassl, CoOp's trainer: its default"
 _OURS = "vlood's own"
@@ -276,10 +274,11 @@ def starting_contexts(
     """Return the vectors that training starts from, float32 [L, W], or [K, L, W] for each class.
 
     Raises:
-        UsageError: the words of ``init`` have no tokens.
+        UsageError: the words of ``init`` have no tokens, or leave no room for a name.
     """
     import torch
 
+    from vlood.prompts.starting import INIT_STD, word_contexts
     from vlood.training.draws import generator
 
     width = int(tower.module.token_embedding.weight.shape[1])
@@ -289,14 +288,8 @@ def starting_contexts(
             shape = (classes, *shape)
         drawn = generator(seed, "contexts").normal(0, INIT_STD, shape)
         return torch.from_numpy(drawn.astype(np.float32))
-    tokens = tokenizer([" ".join(settings.init.replace("_", " ").split())])
-    end = int(tower.ends(tokens)[0])
-    if end < 2:
-        raise UsageError(f"coop: init {settings.init!r} has no words; expected random, or words")
-    with torch.no_grad():
-        words = tower.embed(tokens[:, 1:end].to(tower.module.token_embedding.weight.device))
-    vectors = words[0].detach().float().cpu()
-    return vectors.repeat(classes, 1, 1) if settings.class_specific else vectors.clone()
+    blocks = classes if settings.class_specific else None
+    return word_contexts(tower, tokenizer, settings.init, blocks=blocks)
 
 
 class Objective:
@@ -313,9 +306,14 @@ class Objective:
     ) -> None:
         import torch
 
-        self._tower, self._names, self._position = tower, tuning.prompts, settings.position
+        from vlood.prompts.chunked import PromptEncoder
+        from vlood.prompts.contexts import prepare
+
+        length, position = contexts.shape[-2], settings.position
+        tokenizer = tuning.backbone.tokenizer
+        prompts = prepare(tower, tokenizer, tuning.prompts, length, position=position)
+        self._encode = PromptEncoder(tower, prompts.to(contexts.device))
         self._contexts, self._scale = contexts, logit_scale
-        self._tokenizer = _Remembered(tuning.backbone.tokenizer)
         self._raw = unit(images.raw)
         self._views = images.views if settings.views else None
         self._labels = torch.from_numpy(images.labels)
@@ -325,13 +323,9 @@ class Objective:
         import torch
         import torch.nn.functional as F
 
-        from vlood.prompts.contexts import assemble
         from vlood.training.loop import Loss
 
-        embedded, ends = assemble(
-            self._tower, self._tokenizer, self._contexts, self._names, position=self._position
-        )
-        text = F.normalize(self._tower.encode_embedded(embedded, ends).float(), dim=-1)
+        text = F.normalize(self._encode(self._contexts).float(), dim=-1)
         images = self._raw[rows]
         if self._views is not None and random is not None:
             chosen = random.integers(self._views.shape[1], size=len(rows))
@@ -343,20 +337,6 @@ class Objective:
             logits = self._scale * torch.from_numpy(images).to(device) @ text.T
             right = (logits.detach().argmax(dim=1) == labels).float().mean()
             return Loss(F.cross_entropy(logits, labels), {"accuracy": right})
-
-
-class _Remembered:
-    """A tokenizer that tokenises the same names once: steps ask for nothing else."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._known: dict[tuple[str, ...], Any] = {}
-
-    def __call__(self, texts: Sequence[str]) -> Any:
-        key = tuple(texts)
-        if key not in self._known:
-            self._known[key] = self._tokenizer(list(texts))
-        return self._known[key]
 
 
 def score(detector: Detector, images: ImageFeatures) -> Scores:
