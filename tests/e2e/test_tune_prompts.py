@@ -105,3 +105,43 @@ def test_ctrl_c_keeps_the_run_and_resume_ends_it(
     rows = (tmp_path / "slow" / "training.csv").read_text().splitlines()
     assert [int(row.split(",")[0]) for row in rows[1:]] == list(range(1, 501))
     assert not (tmp_path / "slow.run").exists()
+
+
+def test_from_class_names_and_a_pool_to_a_detector(many: Many, tmp_path: Path) -> None:
+    draw(tmp_path)
+    terms = tmp_path / "terms.txt"
+    terms.write_text("star\nuniform noise\nletter\n")
+    negatives = ("--negatives", "bank")
+    lapt = ("tune", "lapt", *MODEL, *negatives, "--train", "found/collected.txt", "--seed", "3")
+    lapt = (*lapt, "--set", "preset=lapt-released", "--set", "epochs=2")
+    compare = ("eval", "--method", "lapt,mcm", *MODEL, *negatives, "--set", "lapt.epochs=1")
+    compare = (*compare, "--train", tmp_path / "found" / "collected.txt", "--shots", "1")
+    published = tmp_path / "out" / "prompt_learner" / "model.pth.tar-2"
+    mined, collected, dry, made, again, wrong, *done = many(
+        ("mine", *MODEL, "--corpus", terms, "--keep", "1", "-o", "bank"),
+        ("collect", *MODEL, *negatives, "--pool", "train", "--per-label", "2", "-o", "found"),
+        (*lapt, "--dry-run", "-o", "one"),
+        (*lapt, "-o", "one"),
+        (*lapt, "-o", "two"),
+        (*lapt, "--set", "preset=lapt", "-o", "three"),
+        ("score", "strange", "--detector", "one", "--explain"),
+        ("apply", "one", "--classes", "circle,square", "--negatives", terms, "-o", "other"),
+        ("export", "one", "--format", "coop", "-o", "out"),
+        ("import", "lapt", published, *MODEL, *negatives, "-o", "back"),
+        (*compare, "--id", "test", "--ood", "strange", "--resamples", "0"),
+        cwd=tmp_path,
+    )
+    assert mined.code == collected.code == 0, mined.err + collected.err
+    assert dry.records[0]["trainable"] == 2 * 4 * 64
+    assert made.code == again.code == 0, made.err
+    told = made.records[0]
+    assert (told["method"], told["learned"], told["negatives"]) == ("neglabel", "contexts", 3)
+    assert folder(tmp_path / "one") == folder(tmp_path / "two")
+    assert "lapt: preset is 'lapt'; expected lapt-paper or lapt-released" in wrong.sentence(2)
+    for one in done:
+        assert one.code == 0, one.err
+    described = json.loads((tmp_path / "one" / "detector.json").read_text())
+    settings = described["learned"]["about"]["settings"]
+    assert (settings["weight_plain"], settings["epochs"]) == (0.0, 2)
+    rows = {(row["detector"], row["shots"]) for row in done[-1].records}
+    assert rows == {("lapt", 1), ("mcm", None)}

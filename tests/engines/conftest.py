@@ -18,7 +18,7 @@ def backbone() -> Any:
     return load_backbone("bundled", device="cpu")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def plain(backbone: Any) -> Encoder:
     """The model without a cache."""
     return Encoder(backbone, None)

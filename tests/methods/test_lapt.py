@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,8 @@ from tests.prompts.test_contexts import NAMES, WIDTH, stand_in
 from vlood.backbone.image_features import ImageFeatures, unit
 from vlood.errors import UsageError
 from vlood.methods import neglabel
-from vlood.methods.lapt import (
-    PromptSides,
-    compiled_from,
-    starting_contexts,
-    text_bank,
-    training_negatives,
-)
+from vlood.methods.contract import make_settings
+from vlood.methods.lapt import METHOD
 from vlood.methods.lapt_loss import (
     Mixing,
     classification_loss,
@@ -31,13 +27,20 @@ from vlood.methods.lapt_loss import (
     merged_cross_entropy,
     mix,
 )
-from vlood.methods.lapt_settings import LaptSettings, read_preset
+from vlood.methods.lapt_prompts import (
+    PromptSides,
+    compiled_from,
+    starting_contexts,
+    text_bank,
+    training_negatives,
+)
+from vlood.methods.lapt_settings import PRESETS, LaptSettings
 from vlood.negatives.negative_features import NegativeFeatures, NegativeRow
 from vlood.prompts.contexts import prompt_tower
 from vlood.prompts.templates import read_templates
 
 C, M, B, T, D = 5, 7, 8, 3, 16
-PAPER, RELEASED = read_preset("lapt-paper"), read_preset("lapt-released")
+PAPER, RELEASED = (LaptSettings(**PRESETS[name]) for name in ("lapt-paper", "lapt-released"))
 WORDS = ["drum", "barn owl", "quark", "lemon_tree", "ink"]
 
 
@@ -113,8 +116,10 @@ def test_the_recipes_differ_in_their_losses_alone() -> None:
     assert torch.equal(total, parts["cross_modal"])
     assert (PAPER.mix_alpha, PAPER.mix_alpha_cd, PAPER.context_length) == (1.0, 0.3, 4)
     assert replace(RELEASED, weight_plain=1.0, weight_cross_distribution=1.0) == PAPER
+    chosen = make_settings(METHOD, {"preset": "lapt-released", "epochs": "3"})
+    assert chosen == replace(RELEASED, epochs=3)
     with pytest.raises(UsageError, match="preset is 'lapt'; expected lapt-paper or lapt-released"):
-        read_preset("lapt")
+        make_settings(METHOD, {"preset": "lapt"})
 
 
 def test_images_alone_are_the_limit_of_both_mixes() -> None:
@@ -237,12 +242,19 @@ def test_merged_targets_may_be_soft() -> None:
 
 @pytest.fixture(scope="module")
 def backbone() -> Any:
+    return small_model()
+
+
+@cache
+def small_model() -> Any:
     return stand_in(build())
 
 
 def start(settings: LaptSettings, seed: int = 0) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return starting_contexts(settings, WIDTH, len(NAMES), len(WORDS), generator)
+    generator, model = torch.Generator().manual_seed(seed), small_model()
+    return starting_contexts(
+        settings, prompt_tower(model), model.tokenizer, len(NAMES), len(WORDS), generator
+    )
 
 
 @pytest.mark.parametrize(
@@ -347,7 +359,7 @@ def test_the_bank_of_texts_keeps_its_templates_apart(monkeypatch: pytest.MonkeyP
         asked.extend(texts)
         return np.array([[len(text), 1, text.count("origami")] for text in texts], np.float32)
 
-    monkeypatch.setattr("vlood.methods.lapt._TEXTS_AT_ONCE", 15)
+    monkeypatch.setattr("vlood.methods.lapt_prompts._TEXTS_AT_ONCE", 15)
     templates = read_templates("tip")
     assert len(templates) == 7
     bank = text_bank(encode, ["dog", "lemon_tree", "cat"], templates)

@@ -21,7 +21,7 @@ from vlood.cli.prepare import (
 from vlood.cli.talk import progress, warn
 from vlood.cli.training_inputs import training_set_of, views_of
 from vlood.detector.saved import check_backbone
-from vlood.engines.detectors import settings_by_method
+from vlood.engines.detectors import settings_by_method, training_negatives
 from vlood.engines.evaluating.calibrating import calibratable, calibrated
 from vlood.engines.evaluating.run import Entrant, entrant_of
 from vlood.engines.few_shot import fit_from_images
@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
     from vlood.detector.saved import SavedDetector
     from vlood.engines.detectors import Fitted
+    from vlood.engines.negatives import NegativesChoice
     from vlood.engines.scoring import ScoredBatch
     from vlood.features.cache import FeatureCache
+    from vlood.training.labelled import LabelledFeatures
 
 
 @dataclass(frozen=True)
@@ -165,16 +167,31 @@ def _learned(
 ) -> dict[str, list[Entrant]]:
     assert fits.train is not None
     local = any("local" in registry.get(name).record.needs for name in names)
-    images = training_set_of(
-        fits.train,
-        wanted,
-        tools.backbone,
-        tools.model,
-        tools.read,
-        tools.cache,
-        local=local,
-        quiet=tools.quiet,
-    ).images
+    train = fits.train
+
+    def announce(text: str) -> None:
+        warn(text, quiet=tools.quiet)
+
+    def images_of(negatives: NegativesChoice | None) -> LabelledFeatures:
+        return training_set_of(
+            train,
+            wanted,
+            tools.backbone,
+            tools.model,
+            tools.read,
+            tools.cache,
+            local=local,
+            quiet=tools.quiet,
+            negatives=negatives,
+        ).images
+
+    negatives = {
+        name: training_negatives(name, wanted.side, wanted.negatives, encoder, announce=announce)
+        for name in names
+    }
+    # Most methods learn from images of the classes alone, and share them.
+    taking = [name for name in names if registry.get(name).record.negative_images]
+    shared = images_of(None) if len(taking) < len(names) else None
     by_name = settings_by_method([registry.get(name) for name in names], wanted.settings)
     views = views_of(fits.train, tools.backbone, tools.model, tools.read, tools.cache)
     seeds = list(fits.seeds) or [seed]
@@ -183,6 +200,8 @@ def _learned(
     total = len(names) * len(seeds) * len(shots)
     with progress("fitting", total, quiet=tools.quiet) as bar:
         for name in names:
+            images = images_of(negatives[name]) if name in taking else shared
+            assert images is not None
             for count in shots:
                 for one in seeds:
                     fit = fit_from_images(
@@ -193,8 +212,8 @@ def _learned(
                         seed=one,
                         settings=_own_settings([name], {name: by_name[name]}),
                         encoder=encoder,
-                        negatives=wanted.negatives,
-                        announce=lambda text: warn(text, quiet=tools.quiet),
+                        negatives=negatives[name],
+                        announce=announce,
                         run=TuningRun(views=views),
                     )
                     called = name if count is None else f"{name} {count}-shot"

@@ -19,6 +19,7 @@ from vlood.cli.prepare import (
 )
 from vlood.cli.talk import progress, warn
 from vlood.engines.detectors import Fitted, settings_by_method
+from vlood.engines.negatives import NegativesChoice
 from vlood.engines.records import printable
 from vlood.engines.training_images import (
     Candidates,
@@ -73,15 +74,18 @@ def training_set_of(
     local: bool,
     quiet: bool,
     draw: tuple[int, int] | None = None,
+    negatives: NegativesChoice | None = None,
 ) -> TrainingSet:
     """Encode the training images, and say which are not used.
 
-    With ``draw``, shots and a seed, images are drawn first and only those are read.
+    With ``draw``, shots and a seed, images are drawn first and only those are read. Images of
+    ``negatives`` that were found are taken too.
     """
+    words = _words_of(negatives)
     named = wanted.side.classes or tuple(map(ClassName.of, wanted.side.names()))
     total = source.count(read) if sys.stderr.isatty() and not quiet and draw is None else None
     if draw is not None:
-        total = draw[0] * len(named)
+        total = draw[0] * (len(named) + len(words))
     with progress("training images", total, quiet=quiet) as bar:
 
         def told(batches: Iterable[LabelledBatch]) -> Iterator[LabelledBatch]:
@@ -93,16 +97,17 @@ def training_set_of(
             assert backbone is not None
             model, settings = backbone, stream_settings(run, read)
             found = few_shot_set(
-                Candidates.of(source.items(read), named),
+                Candidates.of(source.items(read), named, words),
                 lambda items: told(
                     labelled_images(items, model, settings, cache=store, local=local)
                 ),
                 named,
                 *draw,
+                negatives=len(words),
             )
         else:
             found = training_set(
-                told(labelled(source, backbone, run, read, store, local=local)), named
+                told(labelled(source, backbone, run, read, store, local=local)), named, words
             )
     left_out = found.left_out()
     if left_out is not None:
@@ -113,6 +118,10 @@ def training_set_of(
         images = "image" if len(found.unreadable) == 1 else "images"
         warn(f"{len(found.unreadable)} training {images} could not be read", quiet=quiet)
     return found
+
+
+def _words_of(negatives: NegativesChoice | None) -> tuple[str, ...]:
+    return () if negatives is None or negatives.found is None else negatives.found.names
 
 
 def views_of(
@@ -141,20 +150,31 @@ def cost_of(
     draw: tuple[int, int] | None,
     seed: int,
     quiet: bool,
+    negatives: NegativesChoice | None = None,
 ) -> RunCost:
     """Measure what training would cost; no image is decoded."""
     named = wanted.side.classes or tuple(map(ClassName.of, wanted.side.names()))
+    words = _words_of(negatives)
     items: list[ImageItem] | None = None
     if source.embeddings is None:
-        candidates = Candidates.of(source.items(read), named)
+        candidates = Candidates.of(source.items(read), named, words)
         items, labels = list(candidates.items), candidates.labels
     else:
         local = "local" in method.record.needs
         labels = training_set_of(
-            source, wanted, backbone, run, read, store, local=local, quiet=quiet
+            source,
+            wanted,
+            backbone,
+            run,
+            read,
+            store,
+            local=local,
+            quiet=quiet,
+            negatives=negatives,
         ).images.labels
     if draw is not None:
-        rows = sample_shots(labels, *draw, [each.name for each in named])
+        names = [each.name for each in named]
+        rows = sample_shots(labels, *draw, names, negatives=len(words))
         labels = labels[rows]
         items = None if items is None else [items[row] for row in rows.tolist()]
     values = settings_by_method([method], wanted.settings)[method.name]

@@ -123,7 +123,8 @@ def tune(
     """Fit a detector and save it in a folder that score, eval and Python use without options.
 
     Zero-shot methods are fitted from the class names alone; nothing is trained. A method that
-    learns from images takes them with --train, all or --shots of each class.
+    learns from images takes them with --train, all or --shots of each class. --set preset=NAME
+    takes a published recipe, where a method has several.
 
     Examples:
 
@@ -136,6 +137,8 @@ def tune(
       vlood tune coop --classes classes.txt --train train/ --shots 16 --dry-run -o my-prompts
 
       vlood tune coop --classes classes.txt --train train/ --shots 16 -o my-prompts
+
+      vlood tune lapt --classes classes.txt --negatives bank --train found/collected.txt -o my-lapt
 
       vlood calibrate my-detector --id known-good/
 
@@ -193,8 +196,16 @@ def tune(
     else:
         from vlood.cli.training_inputs import views_of
         from vlood.cli.tuning_run import print_cost, watched
+        from vlood.engines.detectors import training_negatives
         from vlood.engines.few_shot import fit_from_images
         from vlood.training.workers import workers as processes
+
+        def announce(text: str) -> None:
+            warn(text, quiet=quiet)
+
+        named = training_negatives(
+            chosen.name, wanted.side, wanted.negatives, encoder, announce=announce
+        )
 
         def fit(images: LabelledFeatures, how: TuningRun) -> Fitted:
             return fit_from_images(
@@ -205,19 +216,41 @@ def tune(
                 seed=seed,
                 settings=wanted.settings,
                 encoder=encoder,
-                negatives=wanted.negatives,
-                announce=lambda text: warn(text, quiet=quiet),
+                negatives=named,
+                announce=announce,
                 run=how,
             )
 
         if dry_run:
             print_cost(
-                cost_of(fit, chosen, source, wanted, backbone, run, read, store, draw, seed, quiet)
+                cost_of(
+                    fit,
+                    chosen,
+                    source,
+                    wanted,
+                    backbone,
+                    run,
+                    read,
+                    store,
+                    draw,
+                    seed,
+                    quiet,
+                    negatives=named,
+                )
             )
             return
         local = "local" in chosen.record.needs
         found = training_set_of(
-            source, wanted, backbone, run, read, store, local=local, quiet=quiet, draw=draw
+            source,
+            wanted,
+            backbone,
+            run,
+            read,
+            store,
+            local=local,
+            quiet=quiet,
+            draw=draw,
+            negatives=named,
         )
         unreadable = found.unreadable
         fitted, training_log = watched(
@@ -228,6 +261,8 @@ def tune(
         )
         if not processes().is_main:
             return
+        for text in _notes(fitted):
+            warn(text, quiet=quiet)
         provenance["train"] = source.inputs
     saved = saved_from(fitted, wanted.side.classes, encoder, provenance, training_log=training_log)
     if backbone is None and source is not None:
@@ -237,6 +272,11 @@ def tune(
     _report(output, saved)
     if unreadable:
         raise typer.Exit(SOME_UNREADABLE)
+
+
+def _notes(fitted: Fitted) -> list[str]:
+    """Return what a method has to say of how it learned."""
+    return [] if fitted.learned is None else list(fitted.learned.about.get("notes", []))
 
 
 def _with_stored_model(saved: SavedDetector, source: Source) -> SavedDetector:

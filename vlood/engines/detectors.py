@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,14 @@ from vlood.features.cache import FeatureCache
 from vlood.features.embeddings import read_embeddings, read_names
 from vlood.features.texts import encode_texts
 from vlood.methods import registry
-from vlood.methods.contract import Detector, Learned, Method, TunedDetector, make_settings
+from vlood.methods.contract import (
+    Detector,
+    Learned,
+    Method,
+    MethodRecord,
+    TunedDetector,
+    make_settings,
+)
 from vlood.negatives.negative_features import NegativeFeatures
 from vlood.negatives.prompting import Prompting
 from vlood.prompts.classes import ClassName
@@ -196,8 +202,7 @@ def fit_all(
     for method in chosen:
         record = method.record
         with_negatives = "negatives" in record.needs
-        templates = side.templates or (of_bank if with_negatives else ())
-        templates = templates or (record.template or DEFAULT_TEMPLATE,)
+        templates = _templates_of(record, side, of_bank)
         if record.names_only:
             templates, classes = (), _named(side.names())
         else:
@@ -208,15 +213,8 @@ def fit_all(
         if with_negatives:
             key = (templates, record.whole_corpus)
             if key not in sides:
-                nouns = side.templates or Prompting().nouns
-                sides[key] = find_negatives(
-                    negatives,
-                    side.classes or tuple(map(ClassName.of, classes.names)),
-                    classes,
-                    encoder,
-                    Prompting(templates, nouns),
-                    whole_corpus=record.whole_corpus,
-                    announce=announce,
+                sides[key] = _negatives(
+                    side, templates, classes, negatives, encoder, record.whole_corpus, announce
                 )
             given["negatives"] = sides[key]
         if "noise" in record.needs:
@@ -233,7 +231,13 @@ def fit_all(
                 how = run or TuningRun()
                 given["images"] = how.with_views(method.name, own, images, seed)
                 given["tuning"] = how.tuning(
-                    method.name, own, side.classes, encoder, given["images"], side.scale(encoder)
+                    method.name,
+                    own,
+                    side.classes,
+                    encoder,
+                    given["images"],
+                    side.scale(encoder),
+                    given.get("negatives"),
                 )
         _refuse_unmet(method, (*_ALLOWED, *given, *(["text-tower"] if "tuning" in given else [])))
         detector = method.fit(classes, own, side.scale(encoder), **given)
@@ -245,6 +249,67 @@ def fit_all(
         said = () if side.class_embeddings or learned is not None else templates
         fitted.append(Fitted(detector, said, given.get("negatives"), learned=learned))
     return fitted
+
+
+def training_negatives(
+    method: str,
+    side: TextSide,
+    negatives: NegativesChoice,
+    encoder: Encoder | None,
+    *,
+    announce: Announce,
+) -> NegativesChoice:
+    """Find the negatives before training, where a method learns from images of them.
+
+    Args:
+        method: its name.
+        side: the classes.
+        negatives: what the user said of negatives.
+        encoder: the model, or None where everything is arrays.
+        announce: told of what is done without being asked for.
+
+    Returns:
+        The choice with those that were found; as it was, where the method learns from images of
+        the classes alone.
+
+    Raises:
+        UsageError: they are missing, damaged, or of another model or other classes.
+    """
+    record = registry.get(method).record
+    if not record.negative_images:
+        return negatives
+    templates = _templates_of(record, side, negatives.class_templates())
+    classes = class_side(side, templates, encoder)
+    found = _negatives(side, templates, classes, negatives, encoder, record.whole_corpus, announce)
+    return replace(negatives, found=found)
+
+
+def _templates_of(
+    record: MethodRecord, side: TextSide, of_bank: tuple[str, ...]
+) -> tuple[str, ...]:
+    with_negatives = "negatives" in record.needs
+    templates = side.templates or (of_bank if with_negatives else ())
+    return templates or (record.template or DEFAULT_TEMPLATE,)
+
+
+def _negatives(
+    side: TextSide,
+    templates: tuple[str, ...],
+    classes: ClassFeatures,
+    negatives: NegativesChoice,
+    encoder: Encoder | None,
+    whole_corpus: bool,
+    announce: Announce,
+) -> NegativeFeatures:
+    return find_negatives(
+        negatives,
+        side.classes or tuple(map(ClassName.of, classes.names)),
+        classes,
+        encoder,
+        Prompting(templates, side.templates or Prompting().nouns),
+        whole_corpus=whole_corpus,
+        announce=announce,
+    )
 
 
 def negatives_beside(
@@ -301,11 +366,7 @@ def settings_by_method(
         if dot and owner in values:
             values[owner][name] = value
             continue
-        holders = [
-            method.name
-            for method in methods
-            if key in {field.name for field in dataclasses.fields(method.settings)}
-        ]
+        holders = [method.name for method in methods if key in method.setting_names()]
         # With no holder the first method refuses it, and says what its settings are.
         for holder in holders or [methods[0].name]:
             values[holder][key] = value

@@ -41,7 +41,7 @@ def fit_from_images(
     Args:
         method: its name.
         side: the classes, of which ``images.labels`` are indices.
-        images: training images of every class.
+        images: training images of every class, and of ``negatives`` where the method takes them.
         shots: images a class, drawn by ``seed`` (see :mod:`vlood.training.few_shot`); None: all.
         seed: of the draw and of everything random in training.
         settings: values by ``name`` or ``method.name``, as typed.
@@ -57,7 +57,10 @@ def fit_from_images(
     check_learns(method)
     used = images
     if shots is not None:
-        used = images.rows(sample_shots(images.labels, shots, seed, side.names()))
+        names, beyond = side.names(), 0
+        if registry.get(method).record.negative_images:
+            beyond = max(0, int(images.labels.max()) + 1 - len(names))
+        used = images.rows(sample_shots(images.labels, shots, seed, names, negatives=beyond))
     fitted = fit_all(
         [method],
         side,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -38,10 +38,12 @@ class NegativesChoice:
     Attributes:
         given: a bank's folder, a word list, embeddings or the name of a corpus, or None.
         embeddings: files of embeddings, names in a .txt beside each.
+        found: what was found for the choice before, or None.
     """
 
     given: str | None = None
     embeddings: tuple[Path, ...] = ()
+    found: NegativeFeatures | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.given is not None and self.embeddings:
@@ -83,6 +85,8 @@ def find_negatives(
     Raises:
         UsageError: they are missing, damaged, or of another model or other classes.
     """
+    if choice.found is not None:
+        return choice.found
     if choice.embeddings:
         return _given_rows(choice.embeddings, classes, announce)
     if choice.given is None:

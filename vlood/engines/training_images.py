@@ -98,7 +98,7 @@ class Candidates:
 
     Attributes:
         items: the images.
-        labels: int64 [N], indices of classes.
+        labels: int64 [N], indices of classes; of negative labels from K on.
         unmatched: how many images have each label that is no class.
         unlabelled: how many have no label.
     """
@@ -109,13 +109,18 @@ class Candidates:
     unlabelled: int
 
     @classmethod
-    def of(cls, items: Iterable[ImageItem], classes: Sequence[ClassName]) -> Candidates:
-        """Match the labels of images with the classes.
+    def of(
+        cls,
+        items: Iterable[ImageItem],
+        classes: Sequence[ClassName],
+        negatives: Sequence[str] = (),
+    ) -> Candidates:
+        """Match the labels of images with the classes, and with negative labels.
 
         Raises:
             UsageError: no image has a label, none of the labels is a class, or a class has none.
         """
-        index = label_lookup(classes)
+        index = _index_of(classes, negatives)
         kept: list[ImageItem] = []
         labels: list[int] = []
         unmatched: Counter[str] = Counter()
@@ -131,7 +136,7 @@ class Candidates:
         if not kept:
             raise _nothing(unmatched, unlabelled, 0, classes)
         found = np.array(labels, np.int64)
-        check_every_class(found, [each.name for each in classes])
+        check_every_class(found, [each.name for each in classes], negatives=len(negatives))
         return cls(kept, found, unmatched, unlabelled)
 
 
@@ -141,6 +146,8 @@ def few_shot_set(
     classes: Sequence[ClassName],
     shots: int,
     seed: int,
+    *,
+    negatives: int = 0,
 ) -> TrainingSet:
     """Draw the images of a few-shot set first and encode only those.
 
@@ -153,6 +160,7 @@ def few_shot_set(
         classes: K classes.
         shots: images a class.
         seed: of the draw.
+        negatives: how many negative labels there are beside the classes.
 
     Raises:
         UsageError: a class has too few images that can be read.
@@ -163,7 +171,8 @@ def few_shot_set(
     local: dict[int, NDArray[np.float32]] = {}
     unreadable: dict[str, str] = {}
     while True:
-        drawn = left[sample_shots(candidates.labels[left], shots, seed, names)]
+        labels = candidates.labels[left]
+        drawn = left[sample_shots(labels, shots, seed, names, negatives=negatives)]
         new = [row for row in drawn.tolist() if row not in features]
         damaged, start = set(), 0
         for batch in encode([candidates.items[row] for row in new]):
@@ -217,15 +226,19 @@ def labelled_embeddings(embeddings: Embeddings, *, local: bool = False) -> Itera
         )
 
 
-def training_set(batches: Iterable[LabelledBatch], classes: Sequence[ClassName]) -> TrainingSet:
-    """Gather the images whose labels are classes, in input order.
+def training_set(
+    batches: Iterable[LabelledBatch],
+    classes: Sequence[ClassName],
+    negatives: Sequence[str] = (),
+) -> TrainingSet:
+    """Gather the images whose labels are classes, or negative labels, in input order.
 
     A label is matched as :func:`~vlood.prompts.classes.label_lookup` does it.
 
     Raises:
         UsageError: no image has a label, none of the labels is a class, or a class has no image.
     """
-    index = label_lookup(classes)
+    index = _index_of(classes, negatives)
     raw: list[NDArray[np.float32]] = []
     local: list[NDArray[np.float32]] = []
     ids: list[str] = []
@@ -251,11 +264,20 @@ def training_set(batches: Iterable[LabelledBatch], classes: Sequence[ClassName])
     if not labels:
         raise _nothing(unmatched, unlabelled, len(unreadable), classes)
     found = np.array(labels, np.int64)
-    check_every_class(found, [each.name for each in classes])
+    check_every_class(found, [each.name for each in classes], negatives=len(negatives))
     images = LabelledFeatures(
         np.concatenate(raw), found, tuple(ids), np.concatenate(local) if local else None
     )
     return TrainingSet(images, unmatched, unlabelled, unreadable)
+
+
+def _index_of(classes: Sequence[ClassName], negatives: Sequence[str]) -> dict[str, int]:
+    """Map every spelling of a label to its index; where both sides have it, it is a class."""
+    lookup = label_lookup(classes)
+    for row, term in enumerate(negatives):
+        for spelling in (term, term.replace(" ", "_"), term.replace("_", " ")):
+            lookup.setdefault(spelling, len(classes) + row)
+    return lookup
 
 
 def stored_model(embeddings: Sequence[Embeddings]) -> tuple[str, dict[str, str]] | None:

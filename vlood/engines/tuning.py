@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from vlood.features.cache import FeatureCache
 from vlood.features.stream import StreamSettings, encode_images
 from vlood.images.sources import ImageItem
 from vlood.images.views import View
+from vlood.negatives.negative_features import NegativeFeatures
 from vlood.prompts.classes import ClassName
 from vlood.training.checkpoints import RunFolder
 from vlood.training.costs import CostProbe
@@ -72,6 +73,7 @@ class TuningRun:
         encoder: Encoder | None,
         images: LabelledFeatures,
         logit_scale: float,
+        negatives: NegativeFeatures | None = None,
     ) -> Tuning:
         """Return what the method is given.
 
@@ -84,7 +86,7 @@ class TuningRun:
                 "them; give --classes and --model, without --class-embeddings"
             )
         prompts = tuple(each.prompt for each in classes)
-        about: Mapping[str, Any] = {}
+        about: dict[str, Any] = {}
         if self.folder is not None:
             about = {
                 "method": method,
@@ -95,7 +97,11 @@ class TuningRun:
                 "logit_scale": logit_scale,
                 "images": _digest(images),
             }
-        return Tuning(encoder.backbone, prompts, self.folder, about, self.on_step, self.probe)
+            if negatives is not None:
+                about |= {"negatives": _names_digest(negatives.names)}
+        return Tuning(
+            encoder.backbone, prompts, encoder.encode, self.folder, about, self.on_step, self.probe
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +151,10 @@ class ItemViews:
 def with_view(settings: StreamSettings, view: View) -> StreamSettings:
     """Read images as before, but show a view of each."""
     return replace(settings, decode=replace(settings.decode, view=view))
+
+
+def _names_digest(names: Sequence[str]) -> str:
+    return blake2b("\n".join(names).encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
 def _digest(images: LabelledFeatures) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 NEEDS = ("classes", "local", "negatives", "noise", "images", "text-tower")
 ORDER_DEPENDENT = "order-dependent"
 TRANSDUCTIVE = "transductive"
+PRESET = "preset"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class MethodRecord:
         template: the class template that the paper scores with, for users who choose none.
         whole_corpus: whether its negatives are a whole corpus rather than mined ones.
         names_only: whether the classes' names are enough, without their text features.
+        negative_images: whether images of negative labels are learned from too.
     """
 
     name: str
@@ -61,6 +63,7 @@ class MethodRecord:
     template: str | None = None
     whole_corpus: bool = False
     names_only: bool = False
+    negative_images: bool = False
 
     def __post_init__(self) -> None:
         if self.stream not in ("", ORDER_DEPENDENT, TRANSDUCTIVE):
@@ -154,9 +157,10 @@ class Fit(Protocol):
         What else the record needs comes by its name: ``negatives``
         (:class:`~vlood.negatives.negative_features.NegativeFeatures`), ``noise`` (float32
         [n, D], raw features of noise pictures) and ``images``
-        (:class:`~vlood.training.labelled.LabelledFeatures`, every class among them). With images
-        come ``seed``, of everything random in training, and ``device``, where torch trains. The
-        features of ``classes`` are [K, 0] where the record says ``names_only``.
+        (:class:`~vlood.training.labelled.LabelledFeatures`, every class among them; with
+        ``negative_images`` also negatives, the one in row m as K + m). With images come ``seed``,
+        of everything random in training, and ``device``, where torch trains. The features of
+        ``classes`` are [K, 0] where the record says ``names_only``.
 
         With ``text-tower`` comes ``tuning`` (:class:`~vlood.training.tuning.Tuning`): the model,
         the names that prompts hold, and the run whose loop can be stopped, watched and measured.
@@ -228,6 +232,8 @@ class Method:
             with ``class_features`` at the logit scale.
         regional: how it looks at regions; None: by the largest softmax probability of those
             cosines.
+        presets: settings of published recipes by their name, which the setting ``preset`` takes;
+            others that are given beside it go first.
     """
 
     record: MethodRecord
@@ -239,11 +245,17 @@ class Method:
     check: Callable[[Detector], None] | None = None
     logits: Callable[[Detector, ImageFeatures], NDArray[np.float64]] | None = None
     regional: Regional | None = None
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """Return what ``--method`` takes."""
         return self.record.name
+
+    def setting_names(self) -> tuple[str, ...]:
+        """Return the settings it can be given, ``preset`` among them where it has some."""
+        own = tuple(each.name for each in dataclasses.fields(self.settings))
+        return (PRESET, *own) if self.presets else own
 
     @property
     def learns(self) -> bool:
@@ -262,12 +274,17 @@ def make_settings(method: Method, values: Mapping[str, Any]) -> Any:
     Raises:
         UsageError: a name the method does not have, or a value of the wrong kind or range.
     """
+    if PRESET in values and method.presets:
+        name = str(values[PRESET])
+        check_choice(method.name, PRESET, name, tuple(method.presets))
+        given = {key: value for key, value in values.items() if key != PRESET}
+        values = {**method.presets[name], **given}
     fields = {each.name: each for each in dataclasses.fields(method.settings)}
     converted = {}
     for name, value in values.items():
         if name not in fields:
             close = difflib.get_close_matches(name, fields, n=1)
-            known = ", ".join(fields) or "none"
+            known = ", ".join(method.setting_names()) or "none"
             hint = f"did you mean {close[0]}? " if close else ""
             raise UsageError(
                 f"{method.name} has no setting {name!r}; {hint}its settings are: {known}"

@@ -1,34 +1,42 @@
-"""LAPT's prompts: what is trained, what trains it, and what it compiles to.
+"""LAPT: context vectors of classes and of negative labels, trained on images of both.
 
-Two blocks of context vectors, one before class names and one before negative labels, are all that
-is learned. Compiled they are a NegLabel detector: because the second block is shared, it serves
-any negatives, so a training with 1,000 scores with 10,000. Zhang et al. 2024, "LAPT: Label-driven
-Automated Prompt Tuning for OOD Detection with Vision-Language Models".
+The images come from class names alone: found in a pool or made, by ``vlood collect``. Two blocks
+of vectors are trained by classification among all classes and negative labels, of images and of
+their mixes; what comes out is a NegLabel detector on the learned prompts' features. Zhang et al.
+2024, "LAPT: Label-driven Automated Prompt Tuning for OOD Detection with Vision-Language Models".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlood.backbone.image_features import unit
-from vlood.errors import UsageError
+from vlood.backbone.image_features import ImageFeatures, unit
 from vlood.methods import neglabel
-from vlood.methods.contract import Detector, MethodRecord
-from vlood.methods.lapt_settings import LaptSettings
-from vlood.negatives.negative_features import NegativeFeatures, NegativeRow
-from vlood.negatives.selection import select
-from vlood.prompts.templates import ClassFeatures, fill
+from vlood.methods.contract import Detector, Learned, Method, MethodRecord, Scores, TunedDetector
+from vlood.methods.lapt_prompts import (
+    CLASSES,
+    NEGATIVES,
+    PromptSides,
+    compiled_from,
+    starting_contexts,
+    text_bank,
+    training_negatives,
+)
+from vlood.methods.lapt_settings import PRESETS, LaptSettings, loop_settings
+from vlood.negatives.negative_features import NegativeFeatures
+from vlood.prompts.templates import ClassFeatures, read_templates
+from vlood.training.labelled import LabelledFeatures, check_every_class
 
 if TYPE_CHECKING:
     import torch
 
-    from vlood.backbone.backbone import Backbone
-    from vlood.backbone.text import CausalTextTower
+    from vlood.training.loop import Loss, StepInputs
+    from vlood.training.tuning import Tuning
 
 RECORD = MethodRecord(
     name="lapt",
@@ -41,183 +49,244 @@ RECORD = MethodRecord(
     url="https://arxiv.org/abs/2407.08966",
     summary="NegLabel on prompts with learned contexts, one for classes and one for negatives",
     score_note="mean over groups of sigmoid(LSE(s cos) - LSE(s cos-)), T = 1 on logits",
-    needs=("classes", "negatives", "images"),
+    needs=("classes", "negatives", "images", "text-tower"),
     trains=True,
     licence="MIT",
+    negative_images=True,
 )
 
-CLASSES, NEGATIVES = "ctx", "negative_ctx"
-# Embeddings of texts are asked for in pieces, as elsewhere, to need little memory.
-_TEXTS_AT_ONCE = 1 << 14
+TEMPLATES = "tip"
+"""The library's templates that images are mixed with: the authors' seven, kept apart."""
 
 
-def starting_contexts(
+def fit(
+    classes: ClassFeatures,
     settings: LaptSettings,
-    width: int,
-    classes: int,
-    negatives: int,
-    generator: torch.Generator,
-) -> dict[str, torch.Tensor]:
-    """Draw the vectors that training starts from, by name.
+    logit_scale: float,
+    *,
+    negatives: NegativeFeatures,
+    images: LabelledFeatures,
+    tuning: Tuning,
+    seed: int = 0,
+    device: str = "cpu",
+) -> TunedDetector:
+    """Train both sides' context vectors and compile them to a NegLabel detector.
 
     Args:
-        settings: with the length and whose contexts they are.
-        width: W, of token embeddings.
-        classes: C.
-        negatives: M, those of the training.
-        generator: local, on the CPU.
-
-    Returns:
-        ``ctx`` and, unless both sides share it (``unified``), ``negative_ctx``: float32 [L, W], or
-        [n, L, W] where they are ``class-specific``.
-    """
-    from vlood.prompts.starting import random_contexts
-
-    sides = {CLASSES: classes, NEGATIVES: negatives}
-    if settings.contexts == "unified":
-        del sides[NEGATIVES]
-    own = settings.contexts == "class-specific"
-    return {
-        name: random_contexts(
-            settings.context_length, width, blocks=count if own else None, generator=generator
-        )
-        for name, count in sides.items()
-    }
-
-
-class PromptSides:
-    """The prompts of the classes and of the training's negatives, encoded at every step.
-
-    Args:
-        tower: the model's text tower, frozen.
-        tokenizer: the model's.
-        classes: C prompt names.
-        negatives: M negative labels.
-        length: L, context vectors a prompt.
-        chunk: most prompts in the model at once.
+        classes: C names; their features are not looked at.
+        settings: its settings.
+        logit_scale: factor on cosines, in training too.
+        negatives: those that are scored with, of which ``train_negatives`` are trained with.
+        images: labelled embeddings, every class among them; C + m labels the negative m.
+        tuning: the model, the prompts' names and the run.
+        seed: of the vectors' start, the order of images and everything drawn.
+        device: where the model is.
 
     Raises:
-        UsageError: no names, or one that leaves no room for the vectors.
+        UsageError: a class without images, a model without a causal text tower, or a name that
+            leaves no room for the vectors.
+        VloodError: the loss is not finite.
     """
+    import torch
+
+    from vlood.prompts.contexts import prompt_tower
+    from vlood.training.draws import ShuffledRows, generator
+
+    count = len(classes)
+    check_every_class(images.labels, classes.names, negatives=len(negatives))
+    tower, tokenizer = prompt_tower(tuning.backbone), tuning.backbone.tokenizer
+    pictured = np.unique(images.labels[images.labels >= count]) - count
+    chosen = training_negatives(
+        negatives.rows_of(negatives.names), settings.train_negatives, pictured.tolist()
+    )
+    terms = [negatives.names[row] for row in chosen.tolist()]
+    sides = PromptSides(tower, tokenizer, tuning.prompts, terms, settings.context_length)
+    bank = text_bank(tuning.texts, [*tuning.prompts, *terms], read_templates(TEMPLATES))
+    examples = Examples.of(images, chosen, count, bank, settings)
+    start = starting_contexts(
+        settings,
+        tower,
+        tokenizer,
+        count,
+        len(chosen),
+        torch.Generator().manual_seed(int(generator(seed, "contexts").integers(1 << 62))),
+    )
+    tensors = {name: each.to(device).requires_grad_() for name, each in start.items()}
+    objective = Objective(sides, tensors, examples, settings, logit_scale, device)
+    order = ShuffledRows(len(examples), settings.batch_size, seed, drop_last=False)
+    made = tuning.train(tensors, objective.of, order, loop_settings(settings), seed=seed)
+    vectors = {name: each.numpy() for name, each in made.tensors.items()}
+    # Under one name for both, they would not be found where negatives are put behind them.
+    vectors.setdefault(NEGATIVES, vectors[CLASSES])
+    scored = negatives
+    if settings.contexts == "class-specific":
+        scored = _only(negatives, chosen)
+    compiled = compiled_from(
+        tuning.backbone, vectors, classes.names, tuning.prompts, scored, settings, logit_scale
+    )
+    about = {
+        "format": "lapt",
+        "position": "end",
+        "names": True,
+        "epochs": made.epochs,
+        "steps": made.steps,
+        "train_negatives": len(chosen),
+        "pictured_negatives": int(np.isin(pictured, chosen).sum()),
+        "notes": examples.notes(len(images), len(pictured)),
+        "settings": asdict(settings),
+    }
+    return TunedDetector(**vars(compiled), learned=Learned("contexts", vectors, about))
+
+
+def _only(negatives: NegativeFeatures, rows: NDArray[np.int64]) -> NegativeFeatures:
+    """Return some negatives, in groups of their own."""
+    names = [negatives.names[row] for row in rows.tolist()]
+    again = NegativeFeatures.of(names, negatives.features[rows])
+    return replace(again, rows=negatives.rows_of(names))
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """What training sees: images, and texts in place of the images that a label lacks.
+
+    Attributes:
+        features: unit [N, D], of the images.
+        views: unit [N, V, D], or None.
+        labels: int64 [N + S]: classes, then the training's negatives from C on; the S texts last.
+        classes: C.
+        bank: unit [C + M, T, D], every label's texts.
+    """
+
+    features: NDArray[np.float32]
+    views: NDArray[np.float32] | None
+    labels: NDArray[np.int64]
+    classes: int
+    bank: NDArray[np.float32]
+
+    @classmethod
+    def of(
+        cls,
+        images: LabelledFeatures,
+        chosen: NDArray[np.int64],
+        classes: int,
+        bank: NDArray[np.float32],
+        settings: LaptSettings,
+    ) -> Examples:
+        """Take the images of classes and of the chosen negatives [M], and add the texts."""
+        place = np.full(int(max(chosen.max(), (images.labels - classes).max())) + 1, -1, np.int64)
+        place[chosen] = classes + np.arange(len(chosen))
+        labels = images.labels.copy()
+        outside = labels >= classes
+        labels[outside] = place[labels[outside] - classes]
+        kept = np.flatnonzero(labels >= 0)
+        absent = np.setdiff1d(classes + np.arange(len(chosen)), labels[kept])
+        views = images.views if settings.views else None
+        return cls(
+            unit(images.raw[kept]),
+            None if views is None else unit(views[kept]),
+            np.concatenate([labels[kept], np.repeat(absent, settings.stand_ins)]),
+            classes,
+            bank,
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def draw(self, rows: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.float32]:
+        """Return unit features [B, D]: an image or a view of it, or a text of the label."""
+        templates = random.integers(self.bank.shape[1], size=len(rows))
+        found = self.bank[self.labels[rows], templates]
+        pictures = rows < len(self.features)
+        own = rows[pictures]
+        if self.views is None:
+            found[pictures] = self.features[own]
+        else:
+            found[pictures] = self.views[own, random.integers(self.views.shape[1], size=len(own))]
+        return found
+
+    def notes(self, images: int, pictured: int) -> list[str]:
+        """Say what is not as in the paper, in sentences.
+
+        Args:
+            images: how many there were to learn from.
+            pictured: how many negative labels they show.
+        """
+        said = []
+        left_out = images - len(self.features)
+        if left_out:
+            said.append(
+                f"{left_out} of {images} training images show negative labels beyond the "
+                "train_negatives that are trained with, and are left out"
+            )
+        negatives = len(self.bank) - self.classes
+        texts = len(np.unique(self.labels[len(self.features) :]))
+        if texts:
+            said.append(
+                f"{texts} of {negatives} negative labels in training have no images; their texts "
+                "stand in for them, an extension of LAPT"
+            )
+        elif not pictured:
+            said.append("no negative label has an image or a text to learn from")
+        return said
+
+
+class Objective:
+    """LAPT's losses over examples, at the logit scale."""
 
     def __init__(
         self,
-        tower: CausalTextTower,
-        tokenizer: Any,
-        classes: Sequence[str],
-        negatives: Sequence[str],
-        length: int,
-        *,
-        chunk: int | None = None,
+        sides: PromptSides,
+        tensors: Mapping[str, torch.Tensor],
+        examples: Examples,
+        settings: LaptSettings,
+        logit_scale: float,
+        device: str,
     ) -> None:
-        from vlood.prompts.chunked import CHUNK, PromptEncoder
-        from vlood.prompts.contexts import prepare
+        import torch
 
-        device = tower.module.token_embedding.weight.device
-        self._encoders = [
-            PromptEncoder(
-                tower, prepare(tower, tokenizer, names, length).to(device), chunk=chunk or CHUNK
+        self._sides, self._tensors, self._examples = sides, tensors, examples
+        self._settings, self._scale, self._device = settings, logit_scale, device
+        self._bank = torch.from_numpy(examples.bank).to(device)
+
+    def of(self, inputs: StepInputs) -> Loss:
+        """Return the loss of some examples."""
+        import torch
+
+        from vlood.methods.lapt_loss import draw_mixing, lapt_loss
+        from vlood.training.loop import Loss
+
+        examples, settings = self._examples, self._settings
+        labels = examples.labels[inputs.rows]
+        features = torch.from_numpy(examples.draw(inputs.rows, inputs.random)).to(self._device)
+        templates = self._bank.shape[1]
+        mixing = draw_mixing(labels, examples.classes, templates, settings, inputs.random)
+        sides = self._sides(self._tensors)
+        # Cosines keep their digits in single precision, whatever the tower computes in.
+        with torch.autocast(torch.device(self._device).type, enabled=False):
+            return Loss(
+                *lapt_loss(
+                    features,
+                    torch.from_numpy(labels).to(self._device),
+                    *sides,
+                    self._bank,
+                    mixing,
+                    settings,
+                    logit_scale=self._scale,
+                )
             )
-            for names in (classes, negatives)
-        ]
-
-    def __call__(self, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return unit text features float32 [C, D] and [M, D]; differentiable.
-
-        Args:
-            tensors: ``ctx`` and, unless both sides share it, ``negative_ctx``.
-        """
-        import torch.nn.functional as F
-
-        classes, negatives = self._encoders
-        sides = (
-            classes(tensors[CLASSES]),
-            negatives(tensors.get(NEGATIVES, tensors[CLASSES])),
-        )
-        first, second = (F.normalize(each.float(), dim=-1) for each in sides)
-        return first, second
 
 
-def training_negatives(rows: Sequence[NegativeRow], count: int) -> NDArray[np.int64]:
-    """Return which negatives of a bank take part in training, in the bank's order.
-
-    They are those that mining so many would have chosen: of each part of speech, in proportion,
-    the farthest from the classes. Where closeness is not known of all, the bank's order is taken
-    for it.
-
-    Args:
-        rows: what the bank knows of each.
-        count: how many; all where the bank has no more.
-
-    Raises:
-        UsageError: the bank is empty.
-    """
-    if not rows:
-        raise UsageError("lapt needs negative labels, and there are none; give --negatives")
-    known = [row.closeness for row in rows if row.closeness is not None]
-    complete = len(known) == len(rows)
-    closeness = np.array(known) if complete else np.arange(len(rows), dtype=np.float64)
-    selection = select(closeness, [row.part_of_speech for row in rows], size=count)
-    return np.sort(selection.rows())
+def score(detector: Detector, images: ImageFeatures) -> Scores:
+    """Score N images with NegLabel, which it compiles to."""
+    return neglabel.score(detector, images)
 
 
-def text_bank(
-    encode_texts: Callable[[list[str]], NDArray[np.float32]],
-    names: Sequence[str],
-    templates: Sequence[str],
-) -> NDArray[np.float32]:
-    """Encode every name in every template: unit rows float32 [n, T, D], not averaged.
-
-    Args:
-        encode_texts: n texts to raw features [n, D].
-        names: classes, then negative labels.
-        templates: T, each with ``{}``; LAPT's are the library's ``tip``.
-    """
-    at_once = max(1, _TEXTS_AT_ONCE // len(templates))
-    parts = []
-    for start in range(0, len(names), at_once):
-        piece = names[start : start + at_once]
-        texts = [fill(each, name.replace("_", " ")) for name in piece for each in templates]
-        parts.append(unit(encode_texts(texts)).reshape(len(piece), len(templates), -1))
-    return np.concatenate(parts)
-
-
-def compiled_from(
-    backbone: Backbone,
-    vectors: Mapping[str, NDArray[np.float32]],
-    classes: Sequence[str],
-    prompts: Sequence[str],
-    negatives: NegativeFeatures,
-    settings: LaptSettings,
-    logit_scale: float,
-) -> Detector:
-    """Encode the learned prompts and return the NegLabel detector they make.
-
-    Args:
-        backbone: the model they were learned with.
-        vectors: the learned ones by name.
-        classes: C names.
-        prompts: their names in prompts.
-        negatives: all of the bank's, whose words and groups are taken; class-specific contexts fit
-            the ones they were trained with alone.
-        settings: of the training and the score.
-        logit_scale: factor on cosines.
-
-    Raises:
-        UsageError: a name that leaves no room for the vectors, contexts that do not fit the names,
-            or fewer negatives than groups.
-    """
-    from vlood.prompts.contexts import Contexts, encode_prompts
-
-    own = vectors.get(NEGATIVES, vectors[CLASSES])
-    features = encode_prompts(backbone, Contexts(vectors[CLASSES]), prompts)
-    rows = encode_prompts(backbone, Contexts(own), negatives.names)
-    side = NegativeFeatures.of(negatives.names, rows, negatives.permutation)
-    # The bank's templates are not what these rows were encoded with.
-    side = replace(side, rows=tuple(replace(row, template="") for row in negatives.rows))
-    return neglabel.fit(
-        ClassFeatures.of(classes, features),
-        neglabel.NegLabelSettings(groups=settings.groups),
-        logit_scale,
-        negatives=side,
-    )
+METHOD = Method(
+    RECORD,
+    LaptSettings,
+    fit,
+    score,
+    arrays=neglabel.METHOD.arrays,
+    check=neglabel.METHOD.check,
+    presets=PRESETS,
+)

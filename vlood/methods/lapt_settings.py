@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from vlood.errors import UsageError
 from vlood.methods.contract import check_choice, check_positive, check_whole, setting
 
+if TYPE_CHECKING:
+    from vlood.training.settings import LoopSettings
+
 CONTEXTS = ("distribution-aware", "unified", "class-specific")
 OBJECTIVES = ("classes", "merged", "binary")
-PRESETS = ("lapt-paper", "lapt-released")
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "lapt-paper": {},
+    "lapt-released": {"weight_plain": 0.0, "weight_cross_distribution": 0.0},
+}
+"""The paper adds up three losses; the training that the authors released, and the checkpoint that
+came of it, have the cross-modal one alone."""
+RANDOM = "random"
 _SUPPLEMENT = "the paper's supplement"
 _CODE = "the authors' code"
 _RELEASED = "the released checkpoint"
+_OURS = "vlood's own"
 
 
 @dataclass(frozen=True)
@@ -29,12 +41,26 @@ class LaptSettings:
         unit="-",
         source="the paper",
     )
+    init: str = setting(
+        RANDOM,
+        help='random: normal, standard deviation 0.02; or words, such as "a photo of a", whose '
+        "number of tokens is then the length",
+        unit="-",
+        source=_CODE,
+    )
     train_negatives: int = setting(
         1000,
-        help="negative labels in training, all of them at every step; those of the bank that lie "
-        "farthest from the classes",
+        help="negative labels in training, all of them at every step: those with images, then "
+        "those of the bank that lie farthest from the classes",
         unit="labels",
         source=f"{_CODE}, M = 1000; 10000 in the test",
+    )
+    stand_ins: int = setting(
+        1,
+        help="texts that stand in for the images of a negative label that has none, each time in "
+        "another template; 0: it has no examples",
+        unit="texts",
+        source=f"{_OURS}: an extension of the paper, where every label has images",
     )
     weight_plain: float = setting(
         1.0, help="weight of the loss of images; 0: off", unit="-", source="the paper"
@@ -85,6 +111,22 @@ class LaptSettings:
     weight_decay: float = setting(
         0.0, help="L2 penalty", unit="-", source=f"{_RELEASED}; the training script has 1e-5"
     )
+    views: int = setting(
+        0,
+        help="augmented views of each image (random resized crop and flip), one drawn a step; 0: "
+        "the whole image alone",
+        unit="views",
+        source=f"{_OURS}; the authors' code makes a new one every epoch, and encodes it anew",
+    )
+    accumulate: int = setting(
+        1, help="parts that a step is made in, to save memory", unit="parts", source=_OURS
+    )
+    precision: str = setting(
+        "auto",
+        help="of training: fp32, bf16, fp16, or auto, that of the model",
+        unit="-",
+        source=f"{_CODE}: fp16",
+    )
 
     def __post_init__(self) -> None:
         name = "lapt"
@@ -92,7 +134,10 @@ class LaptSettings:
         check_choice(name, "objective", self.objective, OBJECTIVES)
         for whole in ("context_length", "train_negatives", "epochs", "batch_size"):
             check_whole(name, whole, getattr(self, whole), 1)
-        check_whole(name, "groups", self.groups, 0)
+        for whole in ("groups", "views", "stand_ins"):
+            check_whole(name, whole, getattr(self, whole), 0)
+        if not self.init.strip():
+            raise UsageError("lapt: init is empty; expected random, or words")
         for positive in ("mix_alpha", "mix_alpha_cd", "learning_rate"):
             check_positive(name, positive, getattr(self, positive))
         weights = ("weight_plain", "weight_cross_modal", "weight_cross_distribution")
@@ -103,20 +148,22 @@ class LaptSettings:
             raise UsageError(
                 "lapt: weight_plain and weight_cross_modal are both 0; give one of them a weight"
             )
+        # What the loop takes is checked by its own settings, before anything is encoded.
+        loop_settings(self)
 
 
-def read_preset(name: str) -> LaptSettings:
-    """Return the settings of a recipe: ``lapt-paper``, or ``lapt-released``.
+def loop_settings(settings: LaptSettings) -> LoopSettings:
+    """Return the settings of the loop: Nesterov's SGD, and a cosine by steps to almost nothing."""
+    from vlood.training.schedules import Schedule
+    from vlood.training.settings import LoopSettings
 
-    The paper adds up three losses; the released training, and the checkpoint that came of it, have
-    the cross-modal one alone. Both score in 100 groups of 100.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
-    if name not in PRESETS:
-        raise UsageError(f"the preset is {name!r}; expected {' or '.join(PRESETS)}")
-    paper = LaptSettings()
-    if name == "lapt-paper":
-        return paper
-    return replace(paper, weight_plain=0.0, weight_cross_distribution=0.0)
+    return LoopSettings(
+        epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        momentum=settings.momentum,
+        nesterov=settings.momentum > 0,
+        weight_decay=settings.weight_decay,
+        schedule=Schedule(per="step", warmup=0, floor=1e-8),
+        accumulate=settings.accumulate,
+        precision=settings.precision,
+    )

@@ -21,28 +21,30 @@ _SHOWN = 5
 
 
 def sample_shots(
-    labels: NDArray[np.int64], shots: int, seed: int, classes: Sequence[str]
+    labels: NDArray[np.int64], shots: int, seed: int, classes: Sequence[str], *, negatives: int = 0
 ) -> NDArray[np.int64]:
-    """Draw ``shots`` rows of every class without replacement.
+    """Draw ``shots`` rows of every class without replacement, and at most as many of a negative.
 
     The same labels in the same order and the same seed give the same rows, on every machine; with
     more shots, these rows and others.
 
     Args:
-        labels: int64 [N], indices into ``classes``.
+        labels: int64 [N], indices into ``classes``, and of negative labels from K on.
         shots: images a class, 1 or more.
         seed: of the draw.
         classes: K names, for what is said when there are too few.
+        negatives: how many negative labels there are; those with fewer images than ``shots``, or
+            none, give what they have.
 
     Returns:
-        int64 [K * shots], rows in ascending order.
+        int64 [K * shots] without negatives, rows in ascending order.
 
     Raises:
         UsageError: ``shots`` is below 1, or a class has fewer images.
     """
     check_shots(shots)
-    check_every_class(labels, classes)
-    counts = class_counts(labels, len(classes))
+    check_every_class(labels, classes, negatives=negatives)
+    counts = class_counts(labels, len(classes) + negatives)[: len(classes)]
     short = [row for row, count in enumerate(counts.tolist()) if count < shots]
     if short:
         named = ", ".join(f"{classes[row]} has {counts[row]}" for row in short[:_SHOWN])
@@ -52,7 +54,7 @@ def sample_shots(
             f"--shots {counts.min()} or fewer, or add images"
         )
     drawn: list[int] = []
-    for row in range(len(classes)):
+    for row in range(len(classes) + negatives):
         own = np.flatnonzero(labels == row).tolist()
         # A seed that is text is hashed by the generator itself, the same in every process.
         random.Random(f"few-shot {seed} {row}").shuffle(own)

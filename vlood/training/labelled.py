@@ -19,7 +19,8 @@ class LabelledFeatures:
 
     Attributes:
         raw: float32 [N, D], as the tower gives them (not normalised).
-        labels: int64 [N], indices into the classes.
+        labels: int64 [N], indices into the classes; K + m of the negative label m, for methods that
+            learn from images of negatives too.
         ids: N paths or row numbers, or none where nobody asked.
         local: patch embeddings, float32 [N, R, D], or None.
         views: embeddings of V augmented views of each image, float32 [N, V, D], or None.
@@ -61,13 +62,15 @@ class LabelledFeatures:
         )
 
 
-def check_every_class(labels: NDArray[np.int64], classes: Sequence[str]) -> None:
-    """Refuse training images that leave a class without any.
+def check_every_class(
+    labels: NDArray[np.int64], classes: Sequence[str], *, negatives: int = 0
+) -> None:
+    """Refuse training images that leave a class without any; negative labels need none.
 
     Raises:
         UsageError: naming the classes without images.
     """
-    counts = class_counts(labels, len(classes))
+    counts = class_counts(labels, len(classes) + negatives)[: len(classes)]
     absent = [name for name, count in zip(classes, counts.tolist(), strict=True) if count == 0]
     if absent:
         more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vlood.training.loop import Loss, Rows, StepInputs, StepReport, Trained, train
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ class Tuning:
     Attributes:
         backbone: the model, frozen.
         prompts: K names as prompts hold them, in the order of the classes.
+        texts: encodes n texts to raw features float32 [n, D], through the cache where there is one.
         run: the folder that keeps the run's state, or None.
         about: what decides the run's course beside the method's part, JSON-able.
         on_step: told after every step.
@@ -36,6 +40,7 @@ class Tuning:
 
     backbone: Backbone
     prompts: tuple[str, ...]
+    texts: Callable[[list[str]], NDArray[np.float32]]
     run: RunFolder | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     on_step: Callable[[StepReport], None] = unwatched

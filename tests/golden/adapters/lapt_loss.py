@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from vlood.methods.lapt_loss import Mixing, lapt_loss, merged_cross_entropy, mix
-from vlood.methods.lapt_settings import read_preset
+from vlood.methods.lapt_settings import PRESETS, LaptSettings
 
 Arrays = Mapping[str, NDArray[Any]]
 Params = Mapping[str, Any]
@@ -50,7 +50,7 @@ def training(inputs: Arrays, params: Params) -> dict[str, NDArray[Any]]:
     images, labels = (torch.from_numpy(inputs[name]) for name in ("image_features", "label"))
     bank = torch.zeros(total, params["templates"], images.shape[1])
     bank[torch.from_numpy(inputs["used_classes"])] = torch.from_numpy(inputs["text_table_used"])
-    released = read_preset("lapt-released")
+    released = LaptSettings(**PRESETS["lapt-released"])
     weight_cm, weight_cd = params["loss_weights"][:2]
     outputs: dict[str, NDArray[Any]] = {}
     for name, changed in {

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 NETWORK = "prompt_learner"
 MARK = f"{NETWORK}/checkpoint"
+# What LAPT calls the contexts of its negative labels; CoOp's loader passes over it.
+_STORED = {"ctx": "ctx", "negative_ctx": "ood_ctx"}
 
 
 def contexts_of(saved: SavedDetector) -> Contexts:
@@ -45,7 +47,8 @@ def write_coop(saved: SavedDetector, backbone: Backbone, folder: Path) -> dict[s
         folder: the run's folder, replaced whole.
 
     Returns:
-        What was written: ``epoch``, the shape of ``ctx``, the ``position`` of the name; and the
+        What was written: ``epoch``, the shape of ``ctx``, the ``position`` of the name (LAPT's
+        contexts of negatives lie beside it as ``ood_ctx``, where there are some); and the
         learned arrays that the layout has no place for, ``left_out``.
 
     Raises:
@@ -66,7 +69,7 @@ def write_coop(saved: SavedDetector, backbone: Backbone, folder: Path) -> dict[s
         }
         torch.save(checkpoint, place / f"model.pth.tar-{epoch}")
         (partial / MARK).write_text(f"model.pth.tar-{epoch}\n", encoding="utf-8")
-    others = () if saved.learned is None else sorted(set(saved.learned.arrays) - {"ctx"})
+    others = () if saved.learned is None else sorted(set(saved.learned.arrays) - set(_STORED))
     return {
         "epoch": epoch,
         "ctx": list(contexts.vectors.shape),
@@ -89,11 +92,16 @@ def _state(saved: SavedDetector, contexts: Contexts, backbone: Backbone) -> dict
         placeholders = " ".join(["X"] * contexts.length)
         tokens = backbone.tokenizer([f"{placeholders} {name}." for name in names])
         embedded = tower.embed(tokens.to(backbone.device)).float().cpu()
-    return {
+    state = {
         "ctx": vectors.clone(),
         "token_prefix": embedded[:, :1].clone(),
         "token_suffix": embedded[:, 1 + contexts.length :].clone(),
     }
+    assert saved.learned is not None
+    for name, stored in _STORED.items():
+        if name != "ctx" and name in saved.learned.arrays:
+            state[stored] = torch.from_numpy(np.array(saved.learned.arrays[name], np.float32))
+    return state
 
 
 def _epoch(saved: SavedDetector) -> int:
