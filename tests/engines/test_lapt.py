@@ -163,7 +163,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
         ({"contexts": "unified", "preset": "lapt-released"}, 12, "8 of 12 negative labels"),
         ({"contexts": "class-specific", "train_negatives": "6"}, 6, "2 of 6 negative labels"),
         ({"train_negatives": "3", "objective": "merged"}, 3, "4 of 28 training images show"),
-        ({"stand_ins": "0", "init": "a photo of a", "accumulate": "2"}, 12, ""),
+        ({"stand_ins": "0", "init": "the nice", "accumulate": "2"}, 12, ""),
         ({"stand_ins": "2", "precision": "bf16", "objective": "binary"}, 12, "8 of 12 negative"),
     ],
 )

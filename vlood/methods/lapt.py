@@ -100,9 +100,6 @@ def fit(
         negatives.rows_of(negatives.names), settings.train_negatives, pictured.tolist()
     )
     terms = [negatives.names[row] for row in chosen.tolist()]
-    sides = PromptSides(tower, tokenizer, tuning.prompts, terms, settings.context_length)
-    bank = text_bank(tuning.texts, [*tuning.prompts, *terms], read_templates(TEMPLATES))
-    examples = Examples.of(images, chosen, count, bank, settings)
     start = starting_contexts(
         settings,
         tower,
@@ -112,6 +109,10 @@ def fit(
         torch.Generator().manual_seed(int(generator(seed, "contexts").integers(1 << 62))),
     )
     tensors = {name: each.to(device).requires_grad_() for name, each in start.items()}
+    length = start[CLASSES].shape[-2]
+    sides = PromptSides(tower, tokenizer, tuning.prompts, terms, length)
+    bank = text_bank(tuning.texts, [*tuning.prompts, *terms], read_templates(TEMPLATES))
+    examples = Examples.of(images, chosen, count, bank, settings)
     objective = Objective(sides, tensors, examples, settings, logit_scale, device)
     order = ShuffledRows(len(examples), settings.batch_size, seed, drop_last=False)
     made = tuning.train(tensors, objective.of, order, loop_settings(settings), seed=seed)
