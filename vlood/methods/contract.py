@@ -228,6 +228,8 @@ class Method:
             with ``class_features`` at the logit scale.
         regional: how it looks at regions; None: by the largest softmax probability of those
             cosines.
+        check_training: refuses settings and a number of classes that cannot be trained with,
+            before any image is encoded; raises UsageError.
     """
 
     record: MethodRecord
@@ -239,6 +241,7 @@ class Method:
     check: Callable[[Detector], None] | None = None
     logits: Callable[[Detector, ImageFeatures], NDArray[np.float64]] | None = None
     regional: Regional | None = None
+    check_training: Callable[[Any, int], None] | None = None
 
     @property
     def name(self) -> str:
