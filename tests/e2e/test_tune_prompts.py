@@ -78,6 +78,59 @@ def test_from_images_to_prompts(many: Many, tmp_path: Path) -> None:
     assert folder(tmp_path / "one") == folder(tmp_path / "two")
 
 
+def test_prompts_kept_undecided_about_background(many: Many, tmp_path: Path) -> None:
+    draw(tmp_path)
+    test, strange, mine = (tmp_path / name for name in ("test", "strange", "mine"))
+    tune = ("tune", "locoop", *MODEL, "--train", "train", *QUICK)
+    published = tmp_path / "published" / "prompt_learner" / "model.pth.tar-6"
+    compare = ("eval", "--method", "locoop,gl-mcm", *MODEL, "--train", tmp_path / "train")
+    compare = (*compare, "--shots", "1,2", "--seeds", "1,2", "--resamples", "0")
+    spoiled = tmp_path / "spoiled"
+    draw(spoiled)
+    for path in (spoiled / "train" / "blue").iterdir():
+        path.write_bytes(b"no picture")
+    dry, made, *done = many(
+        (*tune, "--shots", "2", "--dry-run", "-o", "mine"),
+        (*tune, "--shots", "2", "-o", "mine"),
+        ("score", strange, "--detector", mine),
+        ("apply", mine, "--classes", "circle,square", "-o", tmp_path / "other"),
+        ("export", mine, "--format", "coop", "-o", tmp_path / "published"),
+        ("import", "locoop", published, *MODEL, "-o", tmp_path / "back"),
+        ("score", strange, "--detector", tmp_path / "back"),
+        (*compare, "--id", test, "--ood", strange, "--set", "locoop.epochs=3"),
+        cwd=tmp_path,
+    )
+    assert dry.code == 0, dry.err
+    assert (dry.records[0]["to_encode"], dry.records[0]["steps"]) == (6, 6)
+    for one in (made, *done):
+        assert one.code == 0, one.err
+    assert made.records[0]["method"] == "gl-mcm"
+    assert "trained by LoCoOp and scored with GL-MCM" in (mine / "README.md").read_text()
+    rows = (mine / "training.csv").read_text().splitlines()
+    assert "local_entropy" in rows[0]
+    # What goes out in CoOp's layout and comes back scores the same.
+    first, second = done[0].records, done[4].records
+    assert len(first) == 9
+    for one, other in zip(first, second, strict=True):
+        assert (one["path"], one["label"]) == (other["path"], other["label"])
+        assert abs(one["score"] - other["score"]) < 1e-5
+    figures = [row for row in done[-1].records if row["detector"] == "locoop"]
+    assert {(row["shots"], row["seed"]) for row in figures} == {
+        (shots, seed) for shots in (1, 2) for seed in (1, 2)
+    }
+
+    refused = many(
+        (*tune, "--set", "top_k=3", "-o", "x"),
+        ("tune", "locoop", *MODEL, "--train", spoiled / "train", "-o", "x"),
+        cwd=tmp_path,
+    )
+    sentences = [one.sentence(2) for one in refused]
+    assert "top_k is 3 and there are 3 classes" in sentences[0]
+    assert "1 of 3 classes have no training image (blue)" in sentences[1]
+    assert "4 training images could not be read, such as" in sentences[1]
+    assert not (tmp_path / "x").exists()
+
+
 def test_ctrl_c_keeps_the_run_and_resume_ends_it(
     many: Many, start: Callable[..., Any], tmp_path: Path
 ) -> None:

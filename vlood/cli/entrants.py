@@ -27,6 +27,7 @@ from vlood.engines.evaluating.run import Entrant, entrant_of
 from vlood.engines.few_shot import fit_from_images
 from vlood.engines.mining import Encoder
 from vlood.engines.scoring import is_stream
+from vlood.engines.training_checks import check_model, check_settings
 from vlood.engines.tuning import TuningRun
 from vlood.errors import UsageError
 from vlood.methods import registry
@@ -129,6 +130,11 @@ def fitted_entrants(wanted: ClassOptions, fits: Fits, seed: int, tools: Tools) -
     encoder = None if tools.backbone is None else Encoder(tools.backbone, tools.cache)
     values = settings_by_method([registry.get(name) for name in wanted.methods], wanted.settings)
     plain = [name for name in wanted.methods if not registry.get(name).learns]
+    for name in wanted.methods:
+        if name not in plain:
+            check_settings(name, wanted.side, _own_settings([name], values))
+            if tools.backbone is not None:
+                check_model(name, tools.backbone)
     fitted: dict[str, Fitted] = {}
     if plain:
         own = _own_settings(plain, values)

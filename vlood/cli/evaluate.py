@@ -191,6 +191,9 @@ def evaluate(
       vlood eval --method linear-probe --classes c.txt --train train/ --shots 1,4,16 --seeds 1,2,3 \
           --id test/ --ood far=x/ -o report/
 
+      vlood eval --method locoop,coop,gl-mcm --classes c.txt --train train/ --shots 1,4 \
+          --seeds 1,2,3 --id test/ --ood far=x/ -o report/
+
       vlood eval --method all --classes c.txt --id test/ --ood far=x/ --shift fog --shift jpeg:3
 
       vlood eval --class-embeddings names.npy --id a.npy --id-labels labels.npy --ood b=b.npy

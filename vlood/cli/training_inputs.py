@@ -21,6 +21,7 @@ from vlood.cli.talk import progress, warn
 from vlood.engines.detectors import Fitted, settings_by_method
 from vlood.engines.negatives import NegativesChoice
 from vlood.engines.records import printable
+from vlood.engines.training_checks import ReadErrors
 from vlood.engines.training_images import (
     Candidates,
     LabelledBatch,
@@ -86,10 +87,11 @@ def training_set_of(
     total = source.count(read) if sys.stderr.isatty() and not quiet and draw is None else None
     if draw is not None:
         total = draw[0] * (len(named) + len(words))
-    with progress("training images", total, quiet=quiet) as bar:
+    errors = ReadErrors()
+    with errors.explaining(), progress("training images", total, quiet=quiet) as bar:
 
         def told(batches: Iterable[LabelledBatch]) -> Iterator[LabelledBatch]:
-            for batch in batches:
+            for batch in errors.noted(batches):
                 yield batch
                 bar.advance(len(batch.ids))
 
@@ -189,5 +191,6 @@ def cost_of(
         store,
         views=views,
         seed=seed,
+        local="local" in method.record.needs,
         loops="text-tower" in method.record.needs,
     )

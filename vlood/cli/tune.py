@@ -140,6 +140,8 @@ def tune(
 
       vlood tune lapt --classes classes.txt --negatives bank --train found/collected.txt -o my-lapt
 
+      vlood tune locoop --classes classes.txt --train train/ --shots 4 --set top_k=2 -o my-prompts
+
       vlood calibrate my-detector --id known-good/
 
       vlood score photos/ --detector my-detector
@@ -156,6 +158,7 @@ def tune(
     from vlood.detector.folder import check_new, save_detector
     from vlood.engines.mining import Encoder
     from vlood.engines.saved_detectors import saved_from
+    from vlood.engines.training_checks import check_model, check_settings
     from vlood.methods import registry
 
     folder = run_folder(output, resume=resume, log=log)
@@ -181,9 +184,13 @@ def tune(
     draw = None if shots is None else (shots, seed)
     run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
     chosen = registry.get(wanted.methods[0])
+    if source is not None:
+        check_settings(chosen.name, wanted.side, wanted.settings)
     needs_text = not (class_embeddings or chosen.record.names_only)
     needs_model = needs_text or (source is not None and source.embeddings is None)
     backbone = load_model(run) if needs_model else None
+    if source is not None and backbone is not None:
+        check_model(chosen.name, backbone)
     store = None if backbone is None else open_cache(run)
     encoder = None if backbone is None else Encoder(backbone, store)
     provenance: dict[str, Any] = {"command": _command(), "seed": seed}

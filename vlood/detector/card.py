@@ -69,6 +69,13 @@ def _classes(saved: SavedDetector) -> str:
 
 def _learned(saved: SavedDetector, trains: bool) -> str:
     if saved.learned is not None:
+        trained_by = saved.learned.about.get("format")
+        # Some methods are scored in more than one way, and a figure means nothing without which.
+        if trained_by in registry.names() and trained_by != saved.detector.method:
+            titles = [
+                registry.get(name).record.title for name in (trained_by, saved.detector.method)
+            ]
+            return f"{saved.learned.kind}, trained by {titles[0]} and scored with {titles[1]}"
         return saved.learned.kind
     return "its tensors, on images of these classes" if trains else "nothing"
 

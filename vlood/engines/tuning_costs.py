@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,8 @@ class RunCost:
         images: training images that would be used.
         views: augmented views of each.
         to_encode: pictures that the model would have to see, views among them.
-        cached: those whose embeddings are in the cache.
+        cached: those whose embeddings are in the cache; none where those of regions are needed
+            too, which it never holds.
         encode_seconds: for ``to_encode``, decoding not counted.
         trainable: numbers that are trained, or None where the loop does not run.
         steps: of the loop, or None.
@@ -81,6 +82,7 @@ def run_cost(
     views: int,
     seed: int,
     loops: bool,
+    local: bool = False,
 ) -> RunCost:
     """Measure a run with noise in place of the images' embeddings.
 
@@ -95,24 +97,34 @@ def run_cost(
         views: augmented views of each image.
         seed: of the views.
         loops: whether the method is trained by the loop.
+        local: whether it learns from the embeddings of regions too.
     """
     cached, to_encode, encode_seconds, width = 0, 0, 0.0, 0
+    keep = cache is not None and not local
     if backbone is not None:
         width = backbone.embed_dim
         if items is not None:
             looks = [settings, *_views(settings, backbone, views, seed)]
-            cached = 0 if cache is None else _cached(items, backbone, looks, cache)
+            cached = _cached(items, backbone, looks, cache) if cache is not None and keep else 0
             to_encode = len(items) * len(looks) - cached
-            encode_seconds = to_encode * _seconds_each(backbone, settings.batch_size, to_encode)
+            encode_seconds = to_encode * _seconds_each(
+                backbone, settings.batch_size, to_encode, local
+            )
+    regions = _regions(backbone) if local and backbone is not None else 0
     probe = CostProbe()
     if loops:
         noise = np.random.default_rng(0).normal(size=(len(labels), width))
         rows = noise.astype(np.float32)
+        # Every region a copy that takes no memory: theirs may be gigabytes.
+        regional = np.broadcast_to(rows[:, None], (len(rows), regions, width)) if regions else None
         fit(
-            LabelledFeatures(rows, labels),
+            LabelledFeatures(rows, labels, local=regional),
             TuningRun(probe=probe, views=lambda images, count, seed: _repeated(rows, count)),
         )
     cost = probe.cost
+    peak = None if cost is None else cost.peak_memory_bytes
+    if peak is not None and backbone is not None and backbone.device == "cpu":
+        peak += len(labels) * regions * width * _FLOAT_BYTES
     return RunCost(
         method=method,
         device="cpu" if backbone is None else backbone.device,
@@ -126,8 +138,8 @@ def run_cost(
         steps=None if cost is None else cost.steps,
         step_seconds=None if cost is None else cost.step_seconds,
         train_seconds=None if cost is None else cost.steps * cost.step_seconds,
-        peak_memory_bytes=None if cost is None else cost.peak_memory_bytes,
-        cache_bytes=0 if cache is None else to_encode * width * _FLOAT_BYTES,
+        peak_memory_bytes=peak,
+        cache_bytes=to_encode * width * _FLOAT_BYTES if keep else 0,
         state_bytes=0 if cost is None else cost.state_bytes,
     )
 
@@ -166,16 +178,27 @@ def _cached(
     return count
 
 
-def _seconds_each(backbone: Backbone, batch_size: int, count: int) -> float:
+def _regions(backbone: Backbone) -> int:
+    """Return how many regions of a picture the model embeds."""
+    found = backbone.encode_pixels(_blank(backbone, 1), local=True).local
+    assert found is not None
+    return int(found.shape[1])
+
+
+def _blank(backbone: Backbone, count: int) -> NDArray[Any]:
+    height, width = backbone.preprocessing.size
+    if backbone.preprocessing.split:
+        return np.zeros((count, height, width, 3), np.uint8)
+    return np.zeros((count, 3, height, width), np.float32)
+
+
+def _seconds_each(backbone: Backbone, batch_size: int, count: int, local: bool) -> float:
     """Return what a picture takes in the model, from one batch after a first, uncounted one."""
     if count == 0:
         return 0.0
-    height, width = backbone.preprocessing.size
     size = min(batch_size, count)
-    shape = (size, height, width, 3) if backbone.preprocessing.split else (size, 3, height, width)
-    kind = np.uint8 if backbone.preprocessing.split else np.float32
-    blank = np.zeros(shape, kind)
-    backbone.encode_pixels(blank)
+    blank = _blank(backbone, size)
+    backbone.encode_pixels(blank, local=local)
     begun = time.perf_counter()
-    backbone.encode_pixels(blank)
+    backbone.encode_pixels(blank, local=local)
     return (time.perf_counter() - begun) / size

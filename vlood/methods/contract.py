@@ -234,6 +234,8 @@ class Method:
             cosines.
         presets: settings of published recipes by their name, which the setting ``preset`` takes;
             others that are given beside it go first.
+        check_training: refuses settings and a number of classes that cannot be trained with,
+            before any image is encoded; raises UsageError.
     """
 
     record: MethodRecord
@@ -246,6 +248,7 @@ class Method:
     logits: Callable[[Detector, ImageFeatures], NDArray[np.float64]] | None = None
     regional: Regional | None = None
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    check_training: Callable[[Any, int], None] | None = None
 
     @property
     def name(self) -> str:

@@ -38,6 +38,7 @@ BUILT_INS = (
     EntryPoint("local-prompt", "vlood.methods.local_prompt:METHOD", GROUP),
     EntryPoint("linear-probe", "vlood.methods.linear_probe:METHOD", GROUP),
     EntryPoint("coop", "vlood.methods.coop:METHOD", GROUP),
+    EntryPoint("locoop", "vlood.methods.locoop:METHOD", GROUP),
     EntryPoint("lapt", "vlood.methods.lapt:METHOD", GROUP),
 )
 
