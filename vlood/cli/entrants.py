@@ -164,7 +164,7 @@ def _learned(
     tools: Tools,
 ) -> dict[str, list[Entrant]]:
     assert fits.train is not None
-    local = any("local" in registry.get(name).record.needs for name in names)
+    local = any(registry.get(name).learns_from_whole_regions for name in names)
     images = training_set_of(
         fits.train,
         wanted,

@@ -215,7 +215,7 @@ def tune(
                 cost_of(fit, chosen, source, wanted, backbone, run, read, store, draw, seed, quiet)
             )
             return
-        local = "local" in chosen.record.needs
+        local = chosen.learns_from_whole_regions
         found = training_set_of(
             source, wanted, backbone, run, read, store, local=local, quiet=quiet, draw=draw
         )

@@ -195,7 +195,9 @@ def fit_all(
     fitted = []
     for method in chosen:
         record = method.record
-        with_negatives = "negatives" in record.needs
+        own = make_settings(method, values[method.name])
+        # Beside methods that need negatives there are those that can have a NegLabel term.
+        with_negatives = "negatives" in record.needs or getattr(own, "neglabel", 0) > 0
         templates = side.templates or (of_bank if with_negatives else ())
         templates = templates or (record.template or DEFAULT_TEMPLATE,)
         if record.names_only:
@@ -221,7 +223,6 @@ def fit_all(
             given["negatives"] = sides[key]
         if "noise" in record.needs:
             given["noise"] = _noise_features(method.name, encoder)
-        own = make_settings(method, values[method.name])
         if method.learns and images is not None:
             _check_widths(classes, images)
             device = "cpu" if encoder is None else encoder.backbone.device
@@ -233,16 +234,24 @@ def fit_all(
                 how = run or TuningRun()
                 given["images"] = how.with_views(method.name, own, images, seed)
                 given["tuning"] = how.tuning(
-                    method.name, own, side.classes, encoder, given["images"], side.scale(encoder)
+                    method.name,
+                    own,
+                    side.classes,
+                    encoder,
+                    given["images"],
+                    side.scale(encoder),
+                    announce,
                 )
-        _refuse_unmet(method, (*_ALLOWED, *given, *(["text-tower"] if "tuning" in given else [])))
+        trains = ("text-tower", "view-regions") if "tuning" in given else ()
+        _refuse_unmet(method, (*_ALLOWED, *given, *trains))
         detector = method.fit(classes, own, side.scale(encoder), **given)
         learned = None
         if isinstance(detector, TunedDetector):
             learned = detector.learned
             detector = detector.compiled()
-        # Learned contexts stand where the templates' words would.
-        said = () if side.class_embeddings or learned is not None else templates
+        # Learned contexts stand where the templates' words would; not those of regions alone.
+        replaced = learned is not None and "local_ctx" not in learned.arrays
+        said = () if side.class_embeddings or replaced else templates
         fitted.append(Fitted(detector, said, given.get("negatives"), learned=learned))
     return fitted
 
