@@ -103,6 +103,7 @@ def tune(
     template: opt.Template = None,
     class_embeddings: opt.ClassEmbeddings = None,
     negative_embeddings: opt.NegativeEmbeddings = None,
+    global_prompts: opt.GlobalPrompts = None,
     logit_scale: opt.LogitScale = None,
     setting: opt.Setting = None,
     overwrite: Annotated[
@@ -137,6 +138,10 @@ def tune(
 
       vlood tune coop --classes classes.txt --train train/ --shots 16 -o my-prompts
 
+      vlood tune local-prompt --classes classes.txt --train train/ --shots 4 -o my-regions
+
+      vlood tune local-prompt --classes c.txt --train train/ --global-prompts my-prompts -o both
+
       vlood calibrate my-detector --id known-good/
 
       vlood score photos/ --detector my-detector
@@ -147,7 +152,14 @@ def tune(
         return
     if method is None or output is None:
         raise UsageError("tune: name a method and -o FOLDER; `vlood tune --list` has the methods")
-    from vlood.cli.prepare import ClassOptions, ModelOptions, ReadOptions, load_model, open_cache
+    from vlood.cli.prepare import (
+        ClassOptions,
+        ModelOptions,
+        ReadOptions,
+        load_model,
+        open_cache,
+        with_global_prompts_of,
+    )
     from vlood.cli.training_inputs import cost_of, training_set_of, training_source
     from vlood.cli.tuning_run import run_folder
     from vlood.detector.folder import check_new, save_detector
@@ -180,6 +192,8 @@ def tune(
     chosen = registry.get(wanted.methods[0])
     needs_text = not (class_embeddings or chosen.record.names_only)
     needs_model = needs_text or (source is not None and source.embeddings is None)
+    if global_prompts is not None:
+        _check_global_prompts(global_prompts, method, wanted.side.names())
     backbone = load_model(run) if needs_model else None
     store = None if backbone is None else open_cache(run)
     encoder = None if backbone is None else Encoder(backbone, store)
@@ -232,11 +246,22 @@ def tune(
     saved = saved_from(fitted, wanted.side.classes, encoder, provenance, training_log=training_log)
     if backbone is None and source is not None:
         saved = _with_stored_model(saved, source)
+    saved = with_global_prompts_of(saved, global_prompts)
     save_detector(output, saved)
     folder.remove()
     _report(output, saved)
     if unreadable:
         raise typer.Exit(SOME_UNREADABLE)
+
+
+def _check_global_prompts(folder: Path, method: str, classes: tuple[str, ...]) -> None:
+    """Refuse --global-prompts that will not fit, before anything is trained."""
+    from vlood.cli.prepare import open_detector
+    from vlood.engines.global_prompts import METHOD, check_global_prompts
+
+    if method != METHOD:
+        raise UsageError(f"--global-prompts: is for local-prompt, and {method} has no regions")
+    check_global_prompts(open_detector(folder), classes, None, f"--global-prompts {folder}")
 
 
 def _with_stored_model(saved: SavedDetector, source: Source) -> SavedDetector:

@@ -30,6 +30,8 @@ Announce = Callable[[str], None]
 # In batches, between two moments at which a stopped run can go on.
 _COMMIT_BATCHES = 8
 _SHOWN = 3
+# Of a temporary store, which a learning curve makes many of, less is not worth a line.
+_TOLD_BYTES = 100 << 20
 
 
 def with_view(settings: StreamSettings, view: View) -> StreamSettings:
@@ -111,11 +113,12 @@ def stored_maps(
     """
     count, views = encoder.chosen.shape
     shape = (count, views, regions, encoder.backbone.embed_dim)
-    size = size_text(map_bytes(shape))
-    announce(
-        f"regional maps of {count:,} images x {views} views take {size} in "
-        f"{folder or 'the temporary folder'} while training; --set recompute=true does without"
-    )
+    needed = map_bytes(shape)
+    if folder is not None or needed >= _TOLD_BYTES:
+        announce(
+            f"regional maps of {count:,} images x {views} views take {size_text(needed)} in "
+            f"{folder or 'the temporary folder'} while training; --set recompute=true does without"
+        )
     held = None
     if folder is None:
         held = tempfile.TemporaryDirectory(prefix="vlood-maps-", ignore_cleanup_errors=True)

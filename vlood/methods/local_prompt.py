@@ -73,8 +73,8 @@ def score(detector: Detector, images: ImageFeatures) -> Scores:
 
 def _bank(detector: Detector) -> Detector:
     """Return the NegLabel detector inside one that has such a term."""
-    names = ("class_features", "negative_features", "group_sizes")
-    tensors = {name: detector.tensors[name] for name in names}
+    tensors = {name: detector.tensors[name] for name in ("negative_features", "group_sizes")}
+    tensors["class_features"] = detector.tensors["bank_class_features"]
     return Detector(
         "neglabel",
         NegLabelSettings(),
@@ -212,10 +212,11 @@ METHOD = Method(
         "class_features": "K D",
         "local_features": "K D",
         "local_negative_features": "R D",
+        "bank_class_features": "K D",
         "negative_features": "M D",
         "group_sizes": "G int",
     },
-    optional=("negative_features", "group_sizes"),
+    optional=("bank_class_features", "negative_features", "group_sizes"),
     check=check,
     logits=logits,
     regional=Regional(

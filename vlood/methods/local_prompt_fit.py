@@ -183,6 +183,8 @@ def with_bank(detector: Detector, classes: ClassFeatures, negatives: NegativeFea
     check_same_width(classes, negatives)
     bank = neglabel_fit(classes, NegLabelSettings(), detector.logit_scale, negatives=negatives)
     added = {name: bank.tensors[name] for name in ("negative_features", "group_sizes")}
+    # Kept apart from the global prompts, which may be replaced.
+    added["bank_class_features"] = bank.tensors["class_features"]
     return Detector(
         detector.method,
         detector.settings,
