@@ -10,6 +10,7 @@ that is a cosine to about 1e-4.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -119,7 +120,8 @@ class MapStore:
                     stream.truncate(needed)
             self._tell(0)
         except OSError as error:
-            (self.folder / MAPS_FILE).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (self.folder / MAPS_FILE).unlink(missing_ok=True)
             raise self._unwritable(error) from error
 
     def _tell(self, done: int) -> None:
