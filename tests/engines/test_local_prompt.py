@@ -276,12 +276,21 @@ def test_what_does_not_fit_is_one_sentence(
 
 
 def test_towers_without_regions_are_refused_before_anything_is_encoded(
-    images: LabelledFeatures, plain: Encoder, views: ItemViews, backbone: Any
+    images: LabelledFeatures, plain: Encoder, backbone: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert count_regions(backbone) == 64
-    refusing = type("B", (), {"name": "coca", "local_refusal": "this ViT pools by attention"})()
-    with pytest.raises(UsageError, match="--model coca: this ViT pools by attention"):
-        count_regions(refusing)  # type: ignore[arg-type]
+
+    def encoded(*given: Any) -> Any:
+        raise AssertionError("views were asked for")
+
+    how = TuningRun(views=encoded)
+    with monkeypatch.context() as patched:
+        patched.setattr(backbone, "local_refusal", "this ViT pools by attention")
+        with pytest.raises(UsageError, match="--model bundled: this ViT pools by attention"):
+            tune(images, plain, how)
+    monkeypatch.setattr("vlood.backbone.local.region_grid", lambda visual, size: (1, 1))
+    with pytest.raises(UsageError, match="has a single region, the whole image"):
+        tune(images, plain, how)
 
 
 def test_images_smaller_than_a_region_are_told_of(items: list[ImageItem]) -> None:

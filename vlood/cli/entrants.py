@@ -181,6 +181,14 @@ def _learned(
     shots: list[int | None] = [*fits.shots] or [None]
     found: dict[str, list[Entrant]] = {name: [] for name in names}
     total = len(names) * len(seeds) * len(shots)
+    told: set[str] = set()
+
+    def announce(text: str) -> None:
+        # Every fit of a learning curve would say it again.
+        if text not in told:
+            told.add(text)
+            warn(text, quiet=tools.quiet)
+
     with progress("fitting", total, quiet=tools.quiet) as bar:
         for name in names:
             for count in shots:
@@ -194,7 +202,7 @@ def _learned(
                         settings=_own_settings([name], {name: by_name[name]}),
                         encoder=encoder,
                         negatives=wanted.negatives,
-                        announce=lambda text: warn(text, quiet=tools.quiet),
+                        announce=announce,
                         run=TuningRun(views=views),
                     )
                     called = name if count is None else f"{name} {count}-shot"

@@ -232,6 +232,11 @@ def fit_all(
                 from vlood.engines.tuning import TuningRun
 
                 how = run or TuningRun()
+                if "view-regions" in record.needs and encoder is not None:
+                    # Before views are encoded for a tower that cannot be used.
+                    from vlood.methods.local_prompt_fit import count_regions
+
+                    count_regions(encoder.backbone)
                 given["images"] = how.with_views(method.name, own, images, seed)
                 given["tuning"] = how.tuning(
                     method.name,

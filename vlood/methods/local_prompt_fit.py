@@ -21,6 +21,7 @@ from vlood.methods.local_prompt_settings import (
     RANDOM,
     LocalPromptSettings,
     Sizes,
+    check_regions,
     loop_settings,
     sizes_of,
 )
@@ -81,10 +82,11 @@ def fit(
 
     check_positive("local-prompt", "logit_scale", logit_scale)
     check_every_class(images.labels, classes.names)
+    regions = count_regions(tuning.backbone)
     prompt_tower(tuning.backbone)
     sizes = sizes_of(
         settings,
-        regions=count_regions(tuning.backbone),
+        regions=regions,
         classes=len(classes),
         images=len(images),
     )
@@ -126,13 +128,14 @@ def count_regions(backbone: Backbone) -> int:
     """Return how many regions a model's pictures have.
 
     Raises:
-        UsageError: its tower has no path to regional features.
+        UsageError: its tower has no path to regional features, or has a single region.
     """
     from vlood.backbone.local import region_grid
 
     if backbone.local_refusal is not None:
         raise UsageError(f"--model {backbone.name}: {backbone.local_refusal}")
     rows, columns = region_grid(backbone.module.visual, backbone.preprocessing.size)
+    check_regions(rows * columns)
     return rows * columns
 
 

@@ -194,11 +194,7 @@ def sizes_of(settings: LocalPromptSettings, *, regions: int, classes: int, image
     Raises:
         UsageError: the tower has a single region.
     """
-    if regions < 2:
-        raise UsageError(
-            "local-prompt: the model has a single region, the whole image, and nothing to tell "
-            "apart in it; use a model with a finer grid, or --method coop"
-        )
+    check_regions(regions)
     scaled = settings.preset == "scaled"
     published_k = max(1, round(regions * _THEIR_K / _THEIR_REGIONS)) if scaled else _THEIR_K
     published_m = default_negatives(classes) if scaled else _THEIR_NEGATIVES
@@ -220,6 +216,19 @@ def sizes_of(settings: LocalPromptSettings, *, regions: int, classes: int, image
             f"({top_k} of each image): {negatives} is used"
         )
     return Sizes(top_k, negatives, tuple(f"local-prompt: {note}" for note in notes))
+
+
+def check_regions(regions: int) -> None:
+    """Refuse a tower with a single region.
+
+    Raises:
+        UsageError: naming what to use instead.
+    """
+    if regions < 2:
+        raise UsageError(
+            "local-prompt: the model has a single region, the whole image, and nothing to tell "
+            "apart in it; use a model with a finer grid, or --method coop"
+        )
 
 
 def default_negatives(classes: int) -> int:
