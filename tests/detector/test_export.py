@@ -84,6 +84,10 @@ def detector_of(
         settings = {"logit_scale": 20.0, **settings}
     elif method == "local-prompt":
         tensors |= {"local_features": others[:3], "local_negative_features": others[3:]}
+        if settings.get("neglabel"):
+            bank = {"negative_features": others, "group_sizes": np.array([3, 2, 2])}
+            tensors |= {"bank_class_features": others[2:5], **bank}
+            negative_names = NEGATIVES
     elif method == "linear-probe":
         weight = rng.normal(size=features.shape).astype(np.float32) / 8
         tensors = {"weight": weight, "bias": np.array([0.1, -0.2, 0.3], np.float32)}
@@ -301,6 +305,7 @@ def test_a_name_that_is_no_line_is_refused_for_npy(
         ("neglabel", {"temperature": 0.2}),
         ("gl-mcm", {"lambda_local": 0.5, "temperature": 0.1}),
         ("local-prompt", {"top_k": 3}),
+        ("local-prompt", {"neglabel": 0.7}),
     ],
 )
 @pytest.mark.parametrize("scale", [14.0, 100.0])

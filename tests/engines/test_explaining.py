@@ -89,3 +89,25 @@ def test_a_neighbour_that_an_approximate_index_does_not_find_is_left_out() -> No
     near = NearestNegatives(NEGATIVES.names, Short())  # type: ignore[arg-type]
     (found,) = explain(detector_of("mcm"), near, ImageFeatures(IMAGES.raw[:1]))
     assert found.nearest_negatives == [{"term": "tree", "similarity": pytest.approx(0.9)}]
+
+
+def test_the_deciding_region_is_the_one_most_like_a_class() -> None:
+    local = np.full((2, 6, 8), 0.1, "f4")
+    local[0, 4, 1] = 5  # of a 2 x 3 grid: row 2, column 2; like the second class
+    local[1, 2, 0] = 5
+    images = ImageFeatures(IMAGES.raw, local, (2, 3))
+    detector = detector_of("gl-mcm")
+    first, second = explain(detector, None, images)
+    assert first.region is not None
+    assert second.region is not None
+    place = {name: first.region[name] for name in ("row", "column", "rows", "columns", "label")}
+    assert place == {"row": 2, "column": 2, "rows": 2, "columns": 3, "label": "cat"}
+    assert (second.region["row"], second.region["column"]) == (1, 3)
+    assert second.region["label"] == "dog"
+    assert 0.5 < float(str(first.region["probability"])) < 1
+    assert first.sentence(None, 2).endswith(
+        "; the region that decided: row 2, column 2 of 2 x 3, most like cat"
+    )
+    # A method that scores the whole image says nothing of regions, and neither do maps without one.
+    assert all(one.region is None for one in explain(detector_of("mcm"), None, images))
+    assert all(one.region is None for one in explain(detector, None, ImageFeatures(IMAGES.raw)))

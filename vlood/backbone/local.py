@@ -57,6 +57,17 @@ def region_size(visual: Any) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def region_grid(visual: Any, size: tuple[int, int]) -> tuple[int, int]:
+    """Return rows and columns of the regions of an input of this height and width.
+
+    Nothing is computed; ``local_refusal`` must be None.
+    """
+    if hasattr(visual, "attnpool"):
+        return size[0] // _RESNET_STEP, size[1] // _RESNET_STEP
+    rows, columns = visual.grid_size
+    return int(rows), int(columns)
+
+
 def encode_with_local(
     visual: Any, images: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int]]:

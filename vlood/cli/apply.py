@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from vlood.cli import options as opt
 from vlood.cli.guard import guarded
 from vlood.cli.talk import note, start_logging, warn
 from vlood.errors import UsageError
+
+if TYPE_CHECKING:
+    from vlood.detector.saved import SavedDetector
 
 
 @guarded
@@ -27,6 +30,7 @@ def apply(
     classes: opt.Classes = None,
     negatives: opt.Negatives = None,
     negative_embeddings: opt.NegativeEmbeddings = None,
+    global_prompts: opt.GlobalPrompts = None,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -53,10 +57,20 @@ def apply(
       vlood apply my-detector --classes other.txt -o other-detector
 
       vlood apply my-detector --negatives bank -o same-classes-other-negatives
+
+      vlood apply my-regions --global-prompts my-prompts -o both
     """
     start_logging(quiet)
-    from vlood.cli.prepare import ModelOptions, load_model, open_cache, open_detector
-    from vlood.detector.folder import check_new, save_detector
+    from dataclasses import replace
+
+    from vlood.cli.prepare import (
+        ModelOptions,
+        load_model,
+        open_cache,
+        open_detector,
+        with_global_prompts_of,
+    )
+    from vlood.detector.folder import check_new
     from vlood.engines.applying import apply_detector, check_applicable
     from vlood.engines.mining import Encoder
     from vlood.engines.negatives import NegativesChoice
@@ -65,6 +79,13 @@ def apply(
     check_new(output, overwrite=overwrite)
     saved = open_detector(detector)
     check_applicable(saved, str(detector))
+    calibrated = saved.calibration is not None
+    saved = with_global_prompts_of(saved, global_prompts)
+    if global_prompts is not None and classes is None and not (negatives or negative_embeddings):
+        # Arrays of the two detectors are all that is needed.
+        made = replace(saved, threshold=threshold)
+        _finish(output, made, calibrated, quiet)
+        return
     if saved.backbone is None and model is None:
         raise UsageError(
             f"{detector}: was made from embeddings alone, so there is no model to encode other "
@@ -90,9 +111,16 @@ def apply(
         where=str(detector),
         announce=lambda text: warn(text, quiet=quiet),
     )
+    _finish(output, made, calibrated, quiet)
+
+
+def _finish(output: Path, made: SavedDetector, calibrated: bool, quiet: bool) -> None:
+    """Write the new detector and say what it is."""
+    from vlood.detector.folder import save_detector
+
     save_detector(output, made)
-    if saved.calibration is not None:
-        note("the calibration was for other classes and is gone: calibrate again", quiet=quiet)
+    if calibrated:
+        note("the calibration was for another detector and is gone: calibrate again", quiet=quiet)
     facts = {
         "detector": str(output),
         "method": made.detector.method,

@@ -172,11 +172,15 @@ def _learned(
     tools: Tools,
 ) -> dict[str, list[Entrant]]:
     assert fits.train is not None
-    local = any("local" in registry.get(name).record.needs for name in names)
+    local = any(registry.get(name).learns_from_whole_regions for name in names)
     train = fits.train
+    told: set[str] = set()
 
     def announce(text: str) -> None:
-        warn(text, quiet=tools.quiet)
+        # Every fit of a learning curve would say it again.
+        if text not in told:
+            told.add(text)
+            warn(text, quiet=tools.quiet)
 
     def images_of(negatives: NegativesChoice | None) -> LabelledFeatures:
         return training_set_of(

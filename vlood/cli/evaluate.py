@@ -161,6 +161,7 @@ def evaluate(
     template: opt.Template = None,
     class_embeddings: opt.ClassEmbeddings = None,
     negative_embeddings: opt.NegativeEmbeddings = None,
+    global_prompts: opt.GlobalPrompts = None,
     logit_scale: opt.LogitScale = None,
     setting: opt.Setting = None,
     root: opt.Root = None,
@@ -246,6 +247,7 @@ def evaluate(
         output=output,
         mode=mode_of(resume, append, overwrite),
         save_figures=save_figures,
+        global_prompts=global_prompts,
         format=format,
         seed=seed,
         title=title or "",
@@ -271,7 +273,10 @@ def evaluate(
             training=source is not None,
         )
         needs = [registry.get(name).record.needs for name in wanted.methods]
-        if wanted.negatives.named and not any("negatives" in each for each in needs):
+        unused = not any("negatives" in each for each in needs) and not any(
+            key.rpartition(".")[2] == "neglabel" for key in wanted.settings
+        )
+        if wanted.negatives.named and unused:
             warn(f"--negatives: {', '.join(wanted.methods)} score without them", quiet=quiet)
     run = ModelOptions(
         model or own_model or opt.DEFAULT_MODEL,

@@ -30,6 +30,7 @@ from vlood.cli.prepare import (
     open_cache,
     open_detector,
     stream_settings,
+    with_global_prompts_of,
 )
 from vlood.cli.talk import note, progress, warn
 from vlood.engines.evaluating.calibrating import remembered
@@ -72,6 +73,7 @@ class EvalOptions:
         output: the report's folder, or None.
         mode: what becomes of a report that is there.
         save_figures: whether detectors keep their rows.
+        global_prompts: a detector whose prompts those of local-prompt score with, or None.
         format: of the rows on stdout, or None.
         seed: of everything random.
         title: of the page.
@@ -91,6 +93,7 @@ class EvalOptions:
     output: Path | None = None
     mode: str = "new"
     save_figures: bool = False
+    global_prompts: Path | None = None
     format: opt.Format | None = None
     seed: int = 0
     title: str = ""
@@ -115,6 +118,11 @@ class EvalOptions:
             raise UsageError(f"--{self.mode}: needs -o FOLDER, the report to go on with")
         if self.save_figures and not self.folders:
             raise UsageError("--save-figures: needs --detector, the folders to write into")
+        if self.global_prompts is not None and (not self.folders or self.save_figures):
+            raise UsageError(
+                "--global-prompts: goes with --detector, one of local-prompt, and without "
+                "--save-figures; `vlood apply` makes a detector of both"
+            )
         if self.calibrate_on is not None and "-" in self.calibrate_on.inputs:
             raise UsageError("--calibrate-on -: stdin is not read here; name files or folders")
         if self.output is not None:
@@ -137,6 +145,17 @@ def mode_of(resume: bool, append: bool, overwrite: bool) -> str:
     return chosen[0] if chosen else "new"
 
 
+def _with_prompts(held: list[SavedDetector], folder: Path | None) -> list[SavedDetector]:
+    """Put the global prompts into the detectors that take them; refuse them where none does."""
+    takes = [one.detector.method == "local-prompt" for one in held]
+    if not any(takes):
+        return [with_global_prompts_of(one, folder) for one in held]
+    return [
+        with_global_prompts_of(one, folder) if fits else one
+        for one, fits in zip(held, takes, strict=True)
+    ]
+
+
 def carry_out(
     sets: Sequence[EvalSet], how: EvalOptions, model: ModelOptions, read: ReadOptions
 ) -> None:
@@ -149,6 +168,7 @@ def carry_out(
     started, clock = datetime.now(timezone.utc), time.monotonic()
     held = [open_detector(folder) for folder in how.folders]
     if held:
+        held = _with_prompts(held, how.global_prompts)
         check_together(held, how.folders)
     check_sets(sets)
     wanted = how.classes or ClassOptions.of_saved(held[0], None, None, None, how.folders[0])

@@ -182,6 +182,17 @@ Negatives = Annotated[
         rich_help_panel=_CLASSES,
     ),
 ]
+GlobalPrompts = Annotated[
+    Path | None,
+    typer.Option(
+        "--global-prompts",
+        metavar="DIR",
+        help="local-prompt: a saved detector of the same classes (of coop, locoop, lapt) whose "
+        "tuned prompts stand in for the global ones, in MCM and the class prediction.",
+        show_default=False,
+        rich_help_panel=_CLASSES,
+    ),
+]
 NegativeEmbeddings = Annotated[
     list[Path] | None,
     typer.Option(

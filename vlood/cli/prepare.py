@@ -346,6 +346,19 @@ def open_detector(folder: Path) -> SavedDetector:
     return load_detector(folder)
 
 
+def with_global_prompts_of(saved: SavedDetector, folder: Path | None) -> SavedDetector:
+    """Put the prompts of --global-prompts, where it is given, into a Local-Prompt detector.
+
+    Raises:
+        UsageError: the two do not fit.
+    """
+    if folder is None:
+        return saved
+    from vlood.engines.global_prompts import with_global_prompts
+
+    return with_global_prompts(saved, open_detector(folder), str(folder), option="--global-prompts")
+
+
 def check_together(held: Sequence[SavedDetector], folders: Sequence[Path]) -> None:
     """Refuse to compare detectors that do not look at the same thing in the same way.
 

@@ -159,6 +159,7 @@ def score(
     template: opt.Template = None,
     class_embeddings: opt.ClassEmbeddings = None,
     negative_embeddings: opt.NegativeEmbeddings = None,
+    global_prompts: opt.GlobalPrompts = None,
     logit_scale: opt.LogitScale = None,
     setting: opt.Setting = None,
     root: opt.Root = None,
@@ -204,6 +205,7 @@ def score(
         open_detector,
         refuse_with_detector,
         sources_of,
+        with_global_prompts_of,
     )
     from vlood.detector.saved import check_backbone
     from vlood.engines.heatmaps import check_model
@@ -227,6 +229,17 @@ def score(
         raise UsageError("--heatmap-limit: needs --heatmap DIR, where the pictures go")
     chosen = chosen_format(output, format)
     saved = None if detector is None else open_detector(detector)
+    if global_prompts is not None:
+        if saved is None:
+            raise UsageError("--global-prompts: goes with --detector, one of local-prompt")
+        calibrated = saved.calibration is not None
+        saved = with_global_prompts_of(saved, global_prompts)
+        if calibrated and not calibrate_on and threshold is None:
+            warn(
+                "--global-prompts: the calibration was for other prompts and is left out; use "
+                "`vlood apply`, then calibrate",
+                quiet=quiet,
+            )
     run = ModelOptions(
         model or (saved and saved.model_name) or opt.DEFAULT_MODEL,
         device.value,
@@ -274,6 +287,7 @@ def score(
     method = wanted.methods[0]
     check_stream(method, state, calibrate_on)
     unused = wanted.negatives.named and "negatives" not in registry.get(method).record.needs
+    unused = unused and not (saved is not None and saved.detector.negative_names)
     if unused and not explain:
         warn(f"--negatives: {method} scores without them; --explain shows them", quiet=quiet)
 
@@ -313,7 +327,11 @@ def score(
     sink, tally, skip = open_sink(
         output,
         chosen,
-        columns_of(explain, heatmap=heatmap is not None),
+        columns_of(
+            explain,
+            heatmap=heatmap is not None,
+            regions="local" in registry.get(method).record.needs,
+        ),
         resume and source.embeddings is None,
         fingerprint_of(
             inputs, run, wanted, read, (threshold, alpha), explain, backbone, scoring, detector

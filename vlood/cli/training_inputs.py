@@ -31,7 +31,7 @@ from vlood.engines.training_images import (
     training_set,
 )
 from vlood.engines.tuning import ItemViews, TuningRun
-from vlood.engines.tuning_costs import RunCost, run_cost
+from vlood.engines.tuning_costs import RegionNeeds, RunCost, run_cost
 from vlood.errors import UsageError
 from vlood.images.sources import ImageItem
 from vlood.methods.contract import Method, make_settings
@@ -162,7 +162,7 @@ def cost_of(
         candidates = Candidates.of(source.items(read), named, words)
         items, labels = list(candidates.items), candidates.labels
     else:
-        local = "local" in method.record.needs
+        local = method.learns_from_whole_regions
         labels = training_set_of(
             source,
             wanted,
@@ -180,7 +180,8 @@ def cost_of(
         labels = labels[rows]
         items = None if items is None else [items[row] for row in rows.tolist()]
     values = settings_by_method([method], wanted.settings)[method.name]
-    views = int(getattr(make_settings(method, values), "views", 0))
+    own = make_settings(method, values)
+    views = int(getattr(own, "views", 0))
     return run_cost(
         method.name,
         fit,
@@ -193,4 +194,5 @@ def cost_of(
         seed=seed,
         local="local" in method.record.needs,
         loops="text-tower" in method.record.needs,
+        regions=RegionNeeds.of(method, own),
     )

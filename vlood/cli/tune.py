@@ -103,6 +103,7 @@ def tune(
     template: opt.Template = None,
     class_embeddings: opt.ClassEmbeddings = None,
     negative_embeddings: opt.NegativeEmbeddings = None,
+    global_prompts: opt.GlobalPrompts = None,
     logit_scale: opt.LogitScale = None,
     setting: opt.Setting = None,
     overwrite: Annotated[
@@ -141,6 +142,9 @@ def tune(
       vlood tune lapt --classes classes.txt --negatives bank --train found/collected.txt -o my-lapt
 
       vlood tune locoop --classes classes.txt --train train/ --shots 4 --set top_k=2 -o my-prompts
+      vlood tune local-prompt --classes classes.txt --train train/ --shots 4 -o my-regions
+
+      vlood tune local-prompt --classes c.txt --train train/ --global-prompts my-prompts -o both
 
       vlood calibrate my-detector --id known-good/
 
@@ -152,7 +156,14 @@ def tune(
         return
     if method is None or output is None:
         raise UsageError("tune: name a method and -o FOLDER; `vlood tune --list` has the methods")
-    from vlood.cli.prepare import ClassOptions, ModelOptions, ReadOptions, load_model, open_cache
+    from vlood.cli.prepare import (
+        ClassOptions,
+        ModelOptions,
+        ReadOptions,
+        load_model,
+        open_cache,
+        with_global_prompts_of,
+    )
     from vlood.cli.training_inputs import cost_of, training_set_of, training_source
     from vlood.cli.tuning_run import run_folder
     from vlood.detector.folder import check_new, save_detector
@@ -188,6 +199,8 @@ def tune(
         check_settings(chosen.name, wanted.side, wanted.settings)
     needs_text = not (class_embeddings or chosen.record.names_only)
     needs_model = needs_text or (source is not None and source.embeddings is None)
+    if global_prompts is not None:
+        _check_global_prompts(global_prompts, method, wanted.side.names())
     backbone = load_model(run) if needs_model else None
     if source is not None and backbone is not None:
         check_model(chosen.name, backbone)
@@ -246,7 +259,7 @@ def tune(
                 )
             )
             return
-        local = "local" in chosen.record.needs
+        local = chosen.learns_from_whole_regions
         found = training_set_of(
             source,
             wanted,
@@ -274,6 +287,7 @@ def tune(
     saved = saved_from(fitted, wanted.side.classes, encoder, provenance, training_log=training_log)
     if backbone is None and source is not None:
         saved = _with_stored_model(saved, source)
+    saved = with_global_prompts_of(saved, global_prompts)
     save_detector(output, saved)
     folder.remove()
     _report(output, saved)
@@ -284,6 +298,16 @@ def tune(
 def _notes(fitted: Fitted) -> list[str]:
     """Return what a method has to say of how it learned."""
     return [] if fitted.learned is None else list(fitted.learned.about.get("notes", []))
+
+
+def _check_global_prompts(folder: Path, method: str, classes: tuple[str, ...]) -> None:
+    """Refuse --global-prompts that will not fit, before anything is trained."""
+    from vlood.cli.prepare import open_detector
+    from vlood.engines.global_prompts import METHOD, check_global_prompts
+
+    if method != METHOD:
+        raise UsageError(f"--global-prompts: is for local-prompt, and {method} has no regions")
+    check_global_prompts(open_detector(folder), classes, None, f"--global-prompts {folder}")
 
 
 def _with_stored_model(saved: SavedDetector, source: Source) -> SavedDetector:

@@ -69,9 +69,12 @@ def print_cost(cost: RunCost) -> None:
         lines.append("  steps        none: its solver takes seconds on encoded images")
     if cost.peak_memory_bytes is not None:
         lines.append(f"  memory       about {_size(cost.peak_memory_bytes)} at most")
+    maps = ""
+    if cost.store_bytes:
+        maps = f", {_size(cost.store_bytes)} for regional maps while training"
     lines.append(
         f"  disk         {_size(cost.cache_bytes)} in the cache, {_size(cost.state_bytes)} for the "
-        "run's state"
+        f"run's state{maps}"
     )
     sys.stdout.write("\n".join(lines) + "\n")
 

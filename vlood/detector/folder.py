@@ -274,10 +274,11 @@ def _check_tensors(detector: Detector, method: Method, width: int, where: str) -
     sizes = {"K": len(detector.class_names), "M": len(detector.negative_names), "D": width}
     if not detector.logit_scale > 0:
         raise _damaged(where, "logit_scale is not above zero")
-    if set(detector.tensors) != set(method.arrays):
-        differing = sorted(set(detector.tensors) ^ set(method.arrays))
+    shapes = method.arrays_of(detector.tensors)
+    if set(detector.tensors) != set(shapes):
+        differing = sorted(set(detector.tensors) ^ set(shapes))
         raise _damaged(where, f"{method.name} has other tensors ({', '.join(differing)[:100]})")
-    for name, wanted in method.arrays.items():
+    for name, wanted in shapes.items():
         array = detector.tensors[name]
         letters = [part for part in wanted.split() if part != "int"]
         whole = wanted.endswith(" int")

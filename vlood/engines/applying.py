@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from vlood.detector.saved import Learned, SavedDetector, check_backbone
 from vlood.engines.detectors import Fitted, TextSide, fit_all
+from vlood.engines.global_prompts import METHOD as LOCAL_PROMPT
+from vlood.engines.global_prompts import with_neglabel
 from vlood.engines.mining import Encoder
 from vlood.engines.negatives import Announce, NegativesChoice, find_negatives
 from vlood.errors import UsageError
@@ -43,6 +45,9 @@ def apply_detector(
     """
     check_applicable(saved, where)
     check_backbone(saved, encoder.backbone.identity(), where)
+    if saved.detector.method == LOCAL_PROMPT:
+        made_too = with_neglabel(saved, classes, negatives, encoder, where, announce=announce)
+        return replace(made_too, threshold=threshold)
     if saved.learned is None:
         made, fitted = _refitted(saved, classes, negatives, encoder, announce, where)
     elif saved.learned.kind == "contexts":

@@ -201,8 +201,10 @@ def fit_all(
     fitted = []
     for method in chosen:
         record = method.record
-        with_negatives = "negatives" in record.needs
-        templates = _templates_of(record, side, of_bank)
+        own = make_settings(method, values[method.name])
+        # Beside methods that need negatives there are those that can have a NegLabel term.
+        with_negatives = "negatives" in record.needs or getattr(own, "neglabel", 0) > 0
+        templates = _templates_of(record, side, of_bank if with_negatives else ())
         if record.names_only:
             templates, classes = (), _named(side.names())
         else:
@@ -219,7 +221,6 @@ def fit_all(
             given["negatives"] = sides[key]
         if "noise" in record.needs:
             given["noise"] = _noise_features(method.name, encoder)
-        own = make_settings(method, values[method.name])
         if method.learns and images is not None:
             _check_widths(classes, images)
             device = "cpu" if encoder is None else encoder.backbone.device
@@ -229,6 +230,11 @@ def fit_all(
                 from vlood.engines.tuning import TuningRun
 
                 how = run or TuningRun()
+                if "view-regions" in record.needs and encoder is not None:
+                    # Before views are encoded for a tower that cannot be used.
+                    from vlood.methods.local_prompt_fit import count_regions
+
+                    count_regions(encoder.backbone)
                 given["images"] = how.with_views(method.name, own, images, seed)
                 given["tuning"] = how.tuning(
                     method.name,
@@ -238,15 +244,18 @@ def fit_all(
                     given["images"],
                     side.scale(encoder),
                     given.get("negatives"),
+                    announce,
                 )
-        _refuse_unmet(method, (*_ALLOWED, *given, *(["text-tower"] if "tuning" in given else [])))
+        trains = ("text-tower", "view-regions") if "tuning" in given else ()
+        _refuse_unmet(method, (*_ALLOWED, *given, *trains))
         detector = method.fit(classes, own, side.scale(encoder), **given)
         learned = None
         if isinstance(detector, TunedDetector):
             learned = detector.learned
             detector = detector.compiled()
-        # Learned contexts stand where the templates' words would.
-        said = () if side.class_embeddings or learned is not None else templates
+        # Learned contexts stand where the templates' words would; not those of regions alone.
+        replaced = learned is not None and "local_ctx" not in learned.arrays
+        said = () if side.class_embeddings or replaced else templates
         fitted.append(Fitted(detector, said, given.get("negatives"), learned=learned))
     return fitted
 
@@ -287,9 +296,7 @@ def training_negatives(
 def _templates_of(
     record: MethodRecord, side: TextSide, of_bank: tuple[str, ...]
 ) -> tuple[str, ...]:
-    with_negatives = "negatives" in record.needs
-    templates = side.templates or (of_bank if with_negatives else ())
-    return templates or (record.template or DEFAULT_TEMPLATE,)
+    return side.templates or of_bank or (record.template or DEFAULT_TEMPLATE,)
 
 
 def _negatives(

@@ -1,4 +1,4 @@
-"""Say why an image scored as it did: its likeliest classes, its nearest negatives, one sentence."""
+"""Say why an image scored as it did: likely classes, near negatives, a region, one sentence."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from vlood.backbone.image_features import ImageFeatures
 from vlood.engines.records import rounded
 from vlood.methods.contract import Detector
 from vlood.methods.logits import top_labels
+from vlood.methods.regional import deciding_regions
 from vlood.negatives.negative_features import NegativeFeatures
 
 if TYPE_CHECKING:
@@ -64,13 +65,27 @@ class Explanation:
     Attributes:
         top_labels: its likeliest classes with their softmax probabilities.
         nearest_negatives: the most similar negatives with their cosines; empty without negatives.
+        region: the region that looks most like a class, where the method scores with regions: its
+            ``row`` and ``column`` from 1 at the upper left, ``rows`` and ``columns`` of the grid,
+            the ``label`` it looks like and the ``probability``.
     """
 
     top_labels: list[dict[str, object]]
     nearest_negatives: list[dict[str, object]]
+    region: dict[str, object] | None = None
 
     def sentence(self, ood: bool | None, classes: int) -> str:
         """Say it in one plain sentence."""
+        said = self._sentence(ood, classes)
+        if self.region is None:
+            return said
+        return (
+            f"{said}; the region that decided: row {self.region['row']}, column "
+            f"{self.region['column']} of {self.region['rows']} x {self.region['columns']}, most "
+            f"like {self.region['label']}"
+        )
+
+    def _sentence(self, ood: bool | None, classes: int) -> str:
         label = str(self.top_labels[0]["label"])
         probability = float(str(self.top_labels[0]["probability"]))
         word = str(self.nearest_negatives[0]["term"]) if self.nearest_negatives else ""
@@ -87,11 +102,30 @@ def explain(
     detector: Detector, negatives: NearestNegatives | None, features: ImageFeatures
 ) -> list[Explanation]:
     """Explain N images to a person."""
-    labels = _top_labels(detector, features)
-    if negatives is None:
-        return [Explanation(own, []) for own in labels]
-    nearest = _nearest(negatives, features)
-    return [Explanation(own, near) for own, near in zip(labels, nearest, strict=True)]
+    labels, regions = _top_labels(detector, features), _regions(detector, features)
+    nearest: list[list[dict[str, object]]] = [[] for _ in labels]
+    if negatives is not None and len(features):
+        nearest = _nearest(negatives, features)
+    return [Explanation(*one) for one in zip(labels, nearest, regions, strict=True)]
+
+
+def _regions(detector: Detector, features: ImageFeatures) -> list[dict[str, object] | None]:
+    """Return each image's deciding region, where the method scores with regions."""
+    found = deciding_regions(detector, features)
+    if found is None or features.local_grid is None:
+        return [None] * len(features)
+    rows, columns = features.local_grid
+    return [
+        {
+            "row": place // columns + 1,
+            "column": place % columns + 1,
+            "rows": rows,
+            "columns": columns,
+            "label": detector.class_names[label],
+            "probability": rounded(value),
+        }
+        for place, label, value in zip(*(each.tolist() for each in found), strict=True)
+    ]
 
 
 def _top_labels(detector: Detector, features: ImageFeatures) -> list[list[dict[str, object]]]:

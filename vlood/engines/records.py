@@ -21,6 +21,7 @@ from vlood.errors import UsageError, VloodError
 FORMATS = ("jsonl", "csv", "parquet", "table")
 COLUMNS = ("path", "score", "ood", "label", "confidence", "p_value", "method")
 EXPLAIN_COLUMNS = ("top_labels", "nearest_negatives", "explanation")
+REGION_COLUMNS = ("deciding_region",)
 HEATMAP_COLUMNS = ("heatmap",)
 SIGNIFICANT_DIGITS = 7
 
@@ -74,10 +75,11 @@ def to_json(record: Mapping[str, Any]) -> str:
 
 
 def columns_of(
-    explain: bool, with_errors: bool = True, *, heatmap: bool = False
+    explain: bool, with_errors: bool = True, *, heatmap: bool = False, regions: bool = False
 ) -> tuple[str, ...]:
-    """Return the columns of a flat format."""
-    extra = (EXPLAIN_COLUMNS if explain else ()) + (HEATMAP_COLUMNS if heatmap else ())
+    """Return the columns of a flat format; ``regions``: the method scores with regions."""
+    extra = EXPLAIN_COLUMNS + (REGION_COLUMNS if regions else ()) if explain else ()
+    extra += HEATMAP_COLUMNS if heatmap else ()
     return (*COLUMNS, *extra, *(("error",) if with_errors else ()))
 
 
@@ -410,7 +412,7 @@ def printable(path: str) -> str:
 def _cell(value: Any) -> Any:
     if isinstance(value, str):
         return path_cell(value)
-    return json.dumps(value) if isinstance(value, list) else value
+    return json.dumps(value) if isinstance(value, list | dict) else value
 
 
 def _flat(record: Record) -> dict[str, Any]:

@@ -218,6 +218,8 @@ def records_of(batch: ScoredBatch, detector: Detector, decision: Decision) -> li
             one = explained[row]
             record["top_labels"] = one.top_labels
             record["nearest_negatives"] = one.nearest_negatives
+            if one.region is not None:
+                record["deciding_region"] = one.region
             record["explanation"] = one.sentence(ood, len(detector.class_names))
         records[position] = record
     return [record for record in records if record is not None]

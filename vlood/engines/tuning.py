@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlood.engines.mining import Encoder
+from vlood.engines.regional_views import (
+    Announce,
+    RecomputedMaps,
+    ViewEncoder,
+    small_images,
+    stored_maps,
+    with_view,
+)
 from vlood.errors import UsageError, VloodError
 from vlood.features.cache import FeatureCache
 from vlood.features.stream import StreamSettings, encode_images
@@ -22,7 +31,8 @@ from vlood.training.checkpoints import RunFolder
 from vlood.training.costs import CostProbe
 from vlood.training.labelled import LabelledFeatures
 from vlood.training.loop import StepReport
-from vlood.training.tuning import Tuning, unwatched
+from vlood.training.regional_maps import RegionalMaps, RegionSource
+from vlood.training.tuning import Tuning, unheard, unwatched
 
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
@@ -40,12 +50,14 @@ class TuningRun:
         on_step: told after every step.
         probe: given, the run is measured and not made.
         views: gives augmented views of the images, or None where the images are not at hand.
+        regions: makes regional maps of views; None: ``views`` does where it can.
     """
 
     folder: RunFolder | None = None
     on_step: Callable[[StepReport], None] = unwatched
     probe: CostProbe | None = None
     views: ViewSource | None = None
+    regions: RegionSource | None = None
 
     def with_views(
         self, method: str, settings: Any, images: LabelledFeatures, seed: int
@@ -59,9 +71,10 @@ class TuningRun:
         if not count or images.views is not None:
             return images
         if self.views is None:
+            without = ", or --set views=0" if _can_do_without_views(settings) else ""
             raise UsageError(
                 f"{method}: views={count} needs the images themselves, and these are embeddings; "
-                "give --train images, or --set views=0"
+                f"give --train images{without}"
             )
         return replace(images, views=self.views(images, count, seed))
 
@@ -74,6 +87,7 @@ class TuningRun:
         images: LabelledFeatures,
         logit_scale: float,
         negatives: NegativeFeatures | None = None,
+        announce: Announce = unheard,
     ) -> Tuning:
         """Return what the method is given.
 
@@ -100,8 +114,23 @@ class TuningRun:
             if negatives is not None:
                 about |= {"negatives": _names_digest(negatives.names)}
         return Tuning(
-            encoder.backbone, prompts, encoder.encode, self.folder, about, self.on_step, self.probe
+            encoder.backbone,
+            prompts,
+            encoder.encode,
+            self.folder,
+            about,
+            self.on_step,
+            self.probe,
+            self._regions(announce),
+            announce,
         )
+
+    def _regions(self, announce: Announce) -> RegionSource | None:
+        """Return what makes regional maps: in the run's folder, where there is one."""
+        if self.regions is not None or not isinstance(self.views, ItemViews):
+            return self.regions
+        folder = None if self.folder is None else self.folder.maps_path
+        return ItemRegions(self.views, folder, announce)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,12 +157,7 @@ class ItemViews:
         Raises:
             VloodError: an image that was read before cannot be read any more.
         """
-        wanted = set(images.ids)
-        found = {item.path: item for item in self.items() if item.path in wanted}
-        lost = next((one for one in images.ids if one not in found), None)
-        if lost is not None:
-            raise VloodError(f"{lost}: the image is there no more; run the command again")
-        chosen = [found[one] for one in images.ids]
+        chosen = self.found(images)
         views = np.empty((len(chosen), count, self.backbone.embed_dim), np.float32)
         for number in range(count):
             view = View(number, seed, self.backbone.preprocessing.size)
@@ -147,10 +171,67 @@ class ItemViews:
                 self.advance(len(batch.items))
         return views
 
+    def found(self, images: LabelledFeatures) -> list[ImageItem]:
+        """Return the images that the features are of, in their order.
 
-def with_view(settings: StreamSettings, view: View) -> StreamSettings:
-    """Read images as before, but show a view of each."""
-    return replace(settings, decode=replace(settings.decode, view=view))
+        Raises:
+            VloodError: one is there no more.
+        """
+        wanted = set(images.ids)
+        found = {item.path: item for item in self.items() if item.path in wanted}
+        lost = next((one for one in images.ids if one not in found), None)
+        if lost is not None:
+            raise VloodError(f"{lost}: the image is there no more; run the command again")
+        return [found[one] for one in images.ids]
+
+
+@dataclass(frozen=True, eq=False)
+class ItemRegions:
+    """Make regional maps of images' views.
+
+    Attributes:
+        views: gives the images, the model and how they are read.
+        folder: where a store of maps lies; None: a temporary one.
+        announce: told what it takes, and of images that are too small for regions.
+    """
+
+    views: ItemViews
+    folder: Path | None
+    announce: Announce
+
+    def __call__(
+        self,
+        images: LabelledFeatures,
+        chosen: NDArray[np.int64],
+        seed: int,
+        *,
+        recompute: bool,
+        kept: int,
+    ) -> RegionalMaps:
+        """Make the maps of chosen views [N, V], as :class:`RegionSource` says."""
+        from vlood.backbone.local import region_grid, region_size
+
+        views = self.views
+        visual, size = views.backbone.module.visual, views.backbone.preprocessing.size
+        items = views.found(images)
+        told = small_images(items, region_size(visual))
+        if told is not None:
+            self.announce(told)
+        rows, columns = region_grid(visual, size)
+        encoder = ViewEncoder(items, chosen, seed, views.backbone, views.settings)
+        if recompute:
+            return RecomputedMaps(encoder, rows * columns, kept)
+        return stored_maps(
+            encoder, rows * columns, self.folder, advance=views.advance, announce=self.announce
+        )
+
+
+def _can_do_without_views(settings: Any) -> bool:
+    try:
+        replace(settings, views=0)
+    except UsageError:
+        return False
+    return True
 
 
 def _names_digest(names: Sequence[str]) -> str:

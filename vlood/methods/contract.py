@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-NEEDS = ("classes", "local", "negatives", "noise", "images", "text-tower")
+NEEDS = ("classes", "local", "negatives", "noise", "images", "text-tower", "view-regions")
 ORDER_DEPENDENT = "order-dependent"
 TRANSDUCTIVE = "transductive"
 PRESET = "preset"
@@ -37,7 +37,8 @@ class MethodRecord:
         summary: the score in one line.
         score_note: which temperature is on what; two different scores are called MCM.
         needs: of ``classes``, ``local``, ``negatives``, ``noise``, ``images``, ``text-tower`` (in
-            training alone).
+            training alone), ``view-regions`` (in training alone: regional maps of augmented views,
+            instead of those of whole images).
         trains: whether it learns anything.
         licence: of the reference code.
         stream: "" where an image's score is its own; ``order-dependent`` where it depends on the
@@ -224,6 +225,7 @@ class Method:
         fit: makes a detector.
         score: scores images.
         stream: how a test-time method goes through a stream, or None.
+        optional: those of ``arrays`` that a detector may lack, all of them at once.
         arrays: the shapes of a detector's tensors by name, as letters: K classes, M negatives, D
             numbers an embedding; any other letter is a length of its own. ``int`` marks whole
             numbers, as in ``M int``. A stored detector is held against it before it is used.
@@ -249,6 +251,7 @@ class Method:
     regional: Regional | None = None
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     check_training: Callable[[Any, int], None] | None = None
+    optional: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -264,6 +267,20 @@ class Method:
     def learns(self) -> bool:
         """Say whether it is fitted from labelled images."""
         return "images" in self.record.needs and not isinstance(self.fit, RefuseToFit)
+
+    @property
+    def learns_from_whole_regions(self) -> bool:
+        """Say whether training looks at the regions of whole images."""
+        return "local" in self.record.needs and "view-regions" not in self.record.needs
+
+    def arrays_of(self, tensors: Mapping[str, Any]) -> dict[str, str]:
+        """Return the shapes that a detector with these tensors must have."""
+        lacks = not set(self.optional) & set(tensors)
+        return {
+            name: shape
+            for name, shape in self.arrays.items()
+            if not (lacks and name in self.optional)
+        }
 
 
 def setting(default: Any, *, help: str, unit: str, source: str) -> Any:

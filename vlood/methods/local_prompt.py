@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +13,12 @@ from vlood.methods.contract import (
     Detector,
     Method,
     MethodRecord,
-    RefuseToFit,
     Regional,
     Scores,
-    check_positive,
     check_unit_rows,
-    check_whole,
-    setting,
 )
+from vlood.methods.local_prompt_fit import fit
+from vlood.methods.local_prompt_settings import LocalPromptSettings
 from vlood.methods.logits import (
     check_width,
     class_cosines,
@@ -29,6 +26,9 @@ from vlood.methods.logits import (
     regional_cosines,
     with_labels,
 )
+from vlood.methods.neglabel import NegLabelSettings
+from vlood.methods.neglabel import check as check_groups
+from vlood.methods.neglabel import score as neglabel_score
 from vlood.methods.regional import softmax_ends
 
 RECORD = MethodRecord(
@@ -40,7 +40,7 @@ RECORD = MethodRecord(
     url="https://arxiv.org/abs/2409.04796",
     summary="MCM plus the mean of the best regional class probabilities against learned negatives",
     score_note="MCM + mean of the k largest regional softmax(cos / T), T = 1 on cosines",
-    needs=("classes", "local", "images"),
+    needs=("classes", "local", "images", "text-tower", "view-regions"),
     trains=True,
     licence="none stated",
 )
@@ -50,28 +50,10 @@ RECORD = MethodRecord(
 _COSINES_AT_ONCE = 4_000_000
 
 
-@dataclass(frozen=True)
-class LocalPromptSettings:
-    """Settings of Local-Prompt."""
-
-    top_k: int = setting(
-        10,
-        help="region-class pairs in the regional score, and regions in a class's evidence; all "
-        "where there are fewer",
-        unit="entries",
-        source="its evaluation script, --topk 10",
-    )
-    temperature: float = setting(
-        1.0, help="divides the cosines, global and local", unit="cosine", source="its code, --T 1"
-    )
-
-    def __post_init__(self) -> None:
-        check_whole("local-prompt", "top_k", self.top_k, 1)
-        check_positive("local-prompt", "temperature", self.temperature)
-
-
 def score(detector: Detector, images: ImageFeatures) -> Scores:
     """Score N images: MCM + R-MCM, in (0, 2]; the label weighs the image and its regions.
+
+    Where the settings give a NegLabel term a weight (vlood's own, not in the paper), it is added.
 
     Raises:
         UsageError: the images come without local features.
@@ -84,7 +66,23 @@ def score(detector: Detector, images: ImageFeatures) -> Scores:
         regional[rows] = regional_concept_match(local / T, negative / T, settings.top_k)
         evidence[rows] += local_evidence(local / T, settings.top_k)
     total = max_probability(cosines / settings.temperature) + regional
+    if settings.neglabel and "negative_features" in detector.tensors:
+        total += settings.neglabel * neglabel_score(_bank(detector), images).score
     return with_labels(total, evidence, detector.logit_scale)
+
+
+def _bank(detector: Detector) -> Detector:
+    """Return the NegLabel detector inside one that has such a term."""
+    tensors = {name: detector.tensors[name] for name in ("negative_features", "group_sizes")}
+    tensors["class_features"] = detector.tensors["bank_class_features"]
+    return Detector(
+        "neglabel",
+        NegLabelSettings(),
+        detector.class_names,
+        tensors,
+        detector.logit_scale,
+        detector.negative_names,
+    )
 
 
 def logits(detector: Detector, images: ImageFeatures) -> NDArray[np.float64]:
@@ -193,24 +191,32 @@ def regional_ends(detector: Detector) -> tuple[float, float]:
 
 
 def check(detector: Detector) -> None:
-    """Refuse features that are not of length 1.
+    """Refuse features that are not of length 1, and a NegLabel term without its negatives.
 
     Raises:
         UsageError: naming them.
     """
     check_unit_rows(detector, "class_features", "local_features", "local_negative_features")
+    if "negative_features" in detector.tensors:
+        check_groups(detector)
+    elif detector.settings.neglabel:
+        raise UsageError("neglabel has a weight and there are no negatives")
 
 
 METHOD = Method(
     RECORD,
     LocalPromptSettings,
-    RefuseToFit("local-prompt", "its local prompts", "gl-mcm"),
+    fit,
     score,
     arrays={
         "class_features": "K D",
         "local_features": "K D",
         "local_negative_features": "R D",
+        "bank_class_features": "K D",
+        "negative_features": "M D",
+        "group_sizes": "G int",
     },
+    optional=("bank_class_features", "negative_features", "group_sizes"),
     check=check,
     logits=logits,
     regional=Regional(

@@ -50,6 +50,29 @@ def regional_idness(detector: Detector, images: ImageFeatures) -> NDArray[np.flo
     return values.reshape(count, *images.local_grid)
 
 
+def deciding_regions(
+    detector: Detector, images: ImageFeatures
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]] | None:
+    """Return which region of each image looks most like a class, which class, and its ID-ness.
+
+    That region carries the regional part of a score of GL-MCM and Local-Prompt.
+
+    Returns:
+        Regions int64 [N] in row-major order, classes int64 [N] and ID-ness float64 [N]; None where
+        the method does not score with regions, or the images come without them.
+    """
+    if "local" not in registry.get(detector.method).record.needs:
+        return None
+    if images.local is None or images.local_grid is None:
+        return None
+    values = regional_idness(detector, images).reshape(len(images), -1)
+    best = values.argmax(axis=1).astype(np.int64)
+    rows = np.arange(len(images))
+    prompts = detector.tensors.get("local_features", detector.tensors["class_features"])
+    label = (unit(images.local[rows, best]) @ prompts.T).argmax(axis=1).astype(np.int64)
+    return best, label, values[rows, best]
+
+
 def regional_ends(detector: Detector) -> tuple[float, float]:
     """Return the least and the largest ID-ness that a map's colours tell apart.
 

@@ -102,7 +102,7 @@ def score(detector: Detector, images: ImageFeatures) -> Scores:
 
 def width(detector: Detector) -> int:
     """Return the width D of the embeddings that a detector takes."""
-    for name, shape in get(detector.method).arrays.items():
+    for name, shape in get(detector.method).arrays_of(detector.tensors).items():
         axes = shape.split()
         if "D" in axes:
             return int(detector.tensors[name].shape[axes.index("D")])

@@ -3,6 +3,7 @@
 - ``run.json``: what decides the run's course; going on with anything else is refused
 - ``state.safetensors``: the tensors, the best ones so far, the optimiser's, and where the run is
 - ``training.csv``: its log
+- ``regions/``: regional maps of the training images, where a method needs them
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from vlood.features.atomic import write_atomically
 RUN_FILE = "run.json"
 STATE_FILE = "state.safetensors"
 LOG_FILE = "training.csv"
+MAPS_FOLDER = "regions"
 _META = "vlood_run"
 _SCHEMA = 1
 
@@ -48,6 +50,11 @@ class RunFolder:
         """Return the file of the log."""
         return self.log or self.path / LOG_FILE
 
+    @property
+    def maps_path(self) -> Path:
+        """Return the folder of regional maps; they say themselves whose they are."""
+        return self.path / MAPS_FOLDER
+
     def check(self, *, overwrite: bool = False) -> None:
         """Refuse a folder that holds another run, before anything slow is done.
 
@@ -58,7 +65,7 @@ class RunFolder:
         if not self.path.exists():
             return
         if not (self.path / RUN_FILE).is_file():
-            if self.path.is_dir() and not any(self.path.iterdir()):
+            if self.path.is_dir() and {one.name for one in self.path.iterdir()} <= {MAPS_FOLDER}:
                 return
             raise UsageError(f"{self.path}: is in the way of the run's folder; remove it")
         if not (self.resume or overwrite):
@@ -88,7 +95,7 @@ class RunFolder:
                 return saved
         try:
             if (self.path / RUN_FILE).is_file():
-                shutil.rmtree(self.path)
+                self._clear()
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path / RUN_FILE, (json.dumps(wanted, indent=1) + "\n").encode())
         except OSError as error:
@@ -126,6 +133,16 @@ class RunFolder:
         """Remove the folder of a run that is done."""
         if (self.path / RUN_FILE).is_file():
             shutil.rmtree(self.path, ignore_errors=True)
+
+    def _clear(self) -> None:
+        """Remove the run that is there, but for its maps: those of the same views serve again."""
+        for one in self.path.iterdir():
+            if one.name == MAPS_FOLDER:
+                continue
+            if one.is_dir() and not one.is_symlink():
+                shutil.rmtree(one)
+            else:
+                one.unlink()
 
     def _read(self) -> Saved:
         from safetensors import SafetensorError, safe_open

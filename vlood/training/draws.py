@@ -64,6 +64,28 @@ class ShuffledRows:
         return order[step * self.batch_size : (step + 1) * self.batch_size].astype(np.int64)
 
 
+@dataclass(frozen=True)
+class RepeatedRows:
+    """Every batch several times in a row, a step each: ``step % times`` says which time it is.
+
+    Attributes:
+        batches: the batches of one time.
+        times: steps a batch.
+    """
+
+    batches: ShuffledRows
+    times: int
+
+    @property
+    def per_epoch(self) -> int:
+        """Return the steps of an epoch."""
+        return self.batches.per_epoch * self.times
+
+    def batch(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """Return the rows of a step of an epoch, int64 [at most batch_size]."""
+        return self.batches.batch(epoch, step // self.times)
+
+
 def held_out(
     labels: NDArray[np.int64], share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlood.training.loop import Loss, Rows, StepInputs, StepReport, Trained, train
+from vlood.training.regional_maps import RegionSource
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,10 @@ def unwatched(report: StepReport) -> None:
     """Look at no step."""
 
 
+def unheard(text: str) -> None:
+    """Tell nobody."""
+
+
 @dataclass(frozen=True, eq=False)
 class Tuning:
     """The circumstances of a run.
@@ -36,6 +41,8 @@ class Tuning:
         about: what decides the run's course beside the method's part, JSON-able.
         on_step: told after every step.
         probe: given, the run is measured and not made; what ``fit`` returns then means nothing.
+        regions: makes regional maps of the images' views, or None where they are not at hand.
+        announce: told of what is done without being asked for.
     """
 
     backbone: Backbone
@@ -45,6 +52,8 @@ class Tuning:
     about: Mapping[str, Any] = field(default_factory=dict)
     on_step: Callable[[StepReport], None] = unwatched
     probe: CostProbe | None = None
+    regions: RegionSource | None = None
+    announce: Callable[[str], None] = unheard
 
     def train(
         self,

@@ -29,6 +29,11 @@ def contexts_of(saved: SavedDetector) -> Contexts:
         UsageError: it has none.
     """
     learned = saved.learned
+    if learned is not None and "local_ctx" in learned.arrays:
+        raise UsageError(
+            "--format coop: the contexts of local-prompt are of regions, which that layout has no "
+            "place for; use --format safetensors or tar, which keep them"
+        )
     if learned is None or learned.kind != "contexts" or "ctx" not in learned.arrays:
         raise UsageError(
             "--format coop: this detector has no learned contexts (its prompts are "

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vlood.errors import UsageError
 from vlood.methods import registry
+from vlood.methods.neglabel import NegLabelSettings
 
 if TYPE_CHECKING:
     from vlood.methods.contract import Detector
@@ -162,7 +163,12 @@ def _local_prompt(
     regional = share.topk(min(settings.top_k, share.shape[1]), 1).values.mean(1)
     best = known.topk(min(settings.top_k, known.shape[1]), 1).values
     evidence = cosines + best.logsumexp(1) - torch.tensor(float(best.shape[1])).log()
-    return (cosines / T).softmax(1).amax(1) + regional, evidence * scale
+    score = (cosines / T).softmax(1).amax(1) + regional
+    if settings.neglabel and "negative_features" in tensors:
+        bank = {**tensors, "class_features": tensors["bank_class_features"]}
+        mass, _ = _neglabel(NegLabelSettings(), scale, bank, features, local)
+        score = score + settings.neglabel * mass
+    return score, evidence * scale
 
 
 def _clipn(
