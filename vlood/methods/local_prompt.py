@@ -39,7 +39,8 @@ RECORD = MethodRecord(
     venue="ICLR",
     url="https://arxiv.org/abs/2409.04796",
     summary="MCM plus the mean of the best regional class probabilities against learned negatives",
-    score_note="MCM + mean of the k largest regional softmax(cos / T), T = 1 on cosines",
+    score_note="MCM + mean of the k largest regional softmax(cos / T), T = 1 on cosines; with "
+    "`--set neglabel=W` + W NegLabel, vlood's own",
     needs=("classes", "local", "images", "text-tower", "view-regions"),
     trains=True,
     licence="none stated",
