@@ -135,8 +135,8 @@ def test_bad_input_is_refused() -> None:
     for name in ("rule", "atd_compare"):
         with pytest.raises(UsageError, match=f"clipn: {name} is 'x'; expected"):
             make_settings(clipn.METHOD, {name: "x"})
-    with pytest.raises(UsageError, match="clipn: logit_scale is 0"):
-        make_settings(clipn.METHOD, {"logit_scale": 0})
+    with pytest.raises(UsageError, match="clipn: logit_scale is -1"):
+        make_settings(clipn.METHOD, {"logit_scale": -1})
     classes = ClassFeatures.of(["a", "b"], rows(2, 0))
     with pytest.raises(UsageError, match=r"--method clipn: .*`vlood import`.*--method msp"):
         clipn.METHOD.fit(classes, clipn.METHOD.settings(), 100.0)

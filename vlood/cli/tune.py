@@ -64,6 +64,27 @@ def tune(
             rich_help_panel=_TRAINING,
         ),
     ] = None,
+    captions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--captions",
+            metavar="IN",
+            help="Images with captions that clipn learns from: .tar shards (key.jpg, key.txt or "
+            "key.json), .csv or .jsonl with path and caption; repeat to join.",
+            show_default=False,
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    no_train: Annotated[
+        str | None,
+        typer.Option(
+            "--no-train",
+            metavar="full|lora|prompts",
+            help='clipn: what of the "no" text tower is trained; full by default.',
+            show_default=False,
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
     shots: Annotated[
         int | None,
         typer.Option(
@@ -123,7 +144,8 @@ def tune(
     """Fit a detector and save it in a folder that score, eval and Python use without options.
 
     Zero-shot methods are fitted from the class names alone; nothing is trained. A method that
-    learns from images takes them with --train, all or --shots of each class.
+    learns from images takes them with --train, all or --shots of each class; clipn learns from
+    images with --captions, or makes captions of --train images from their labels.
 
     Examples:
 
@@ -136,6 +158,10 @@ def tune(
       vlood tune coop --classes classes.txt --train train/ --shots 16 --dry-run -o my-prompts
 
       vlood tune coop --classes classes.txt --train train/ --shots 16 -o my-prompts
+
+      vlood tune clipn --classes classes.txt --captions 'shards-{000..331}.tar' -o my-clipn
+
+      vlood tune clipn --classes classes.txt --train train/ --no-train lora -o my-clipn
 
       vlood calibrate my-detector --id known-good/
 
@@ -153,15 +179,24 @@ def tune(
     from vlood.detector.folder import check_new, save_detector
     from vlood.engines.mining import Encoder
     from vlood.engines.saved_detectors import saved_from
+    from vlood.images.captions import find_captions
     from vlood.methods import registry
 
     folder = run_folder(output, resume=resume, log=log)
     if not dry_run:
         check_new(output, overwrite=overwrite)
         folder.check(overwrite=overwrite)
+    read = ReadOptions(root, False, fast_decode, background)
     for name, given in (("--resume", resume), ("--dry-run", dry_run), ("--log", log)):
-        if given and not train:
+        if given and not (train or captions):
             raise UsageError(f"{name}: goes with --train, the labelled images to learn from")
+    if no_train is not None:
+        setting = [*(setting or []), f"no_train={no_train}"]
+    if captions:
+        for name, refused in (("--train", train), ("--shots", shots is not None)):
+            if refused:
+                raise UsageError(f"{name}: cannot be joined with --captions; leave one out")
+        find_captions(captions, root=root)
     wanted = ClassOptions.read(
         classes,
         template,
@@ -171,22 +206,41 @@ def tune(
         setting,
         negatives,
         negative_embeddings,
-        training=bool(train),
+        training=bool(train or captions),
     )
-    read = ReadOptions(root, False, fast_decode, background)
     source = training_source(train, train_labels, [] if shots is None else [shots], read)
     draw = None if shots is None else (shots, seed)
     run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
     chosen = registry.get(wanted.methods[0])
     needs_text = not (class_embeddings or chosen.record.names_only)
-    needs_model = needs_text or (source is not None and source.embeddings is None)
+    needs_model = needs_text or bool(captions) or (source is not None and source.embeddings is None)
     backbone = load_model(run) if needs_model else None
     store = None if backbone is None else open_cache(run)
     encoder = None if backbone is None else Encoder(backbone, store)
     provenance: dict[str, Any] = {"command": _command(), "seed": seed}
-    unreadable: Mapping[str, str] = {}
+    unreadable: Mapping[str, object] = {}
     training_log = None
-    if source is None:
+    if captions:
+        from vlood.cli.caption_inputs import tune_on_captions
+
+        assert encoder is not None
+        done = tune_on_captions(
+            method,
+            wanted,
+            captions,
+            encoder,
+            run,
+            read,
+            folder,
+            dry=dry_run,
+            seed=seed,
+            quiet=quiet,
+        )
+        if done is None:
+            return
+        fitted, training_log, unreadable = done
+        provenance |= {"captions": captions, "left_out": dict(unreadable)}
+    elif source is None:
         from vlood.cli.prepare import fitted_of
 
         fitted = fitted_of(wanted, encoder, quiet=quiet)[0]

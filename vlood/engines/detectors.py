@@ -23,6 +23,7 @@ from vlood.negatives.negative_features import NegativeFeatures
 from vlood.negatives.prompting import Prompting
 from vlood.prompts.classes import ClassName
 from vlood.prompts.templates import DEFAULT_TEMPLATE, ClassFeatures, class_features
+from vlood.training.captioned import CaptionedFeatures
 from vlood.training.labelled import LabelledFeatures
 
 if TYPE_CHECKING:
@@ -225,15 +226,22 @@ def fit_all(
         if method.learns and images is not None:
             _check_widths(classes, images)
             device = "cpu" if encoder is None else encoder.backbone.device
-            given |= {"images": images, "seed": seed, "device": device}
+            data = str(method.data)
+            given |= {data: _data_of(method, images), "seed": seed, "device": device}
             if "text-tower" in record.needs:
                 # Brings torch in, which what is made from arrays alone does without.
                 from vlood.engines.tuning import TuningRun
 
                 how = run or TuningRun()
-                given["images"] = how.with_views(method.name, own, images, seed)
+                given[data] = how.with_views(method.name, own, images, seed)
                 given["tuning"] = how.tuning(
-                    method.name, own, side.classes, encoder, given["images"], side.scale(encoder)
+                    method.name,
+                    own,
+                    side.classes,
+                    encoder,
+                    given[data],
+                    side.scale(encoder),
+                    side.templates,
                 )
         _refuse_unmet(method, (*_ALLOWED, *given, *(["text-tower"] if "tuning" in given else [])))
         detector = method.fit(classes, own, side.scale(encoder), **given)
@@ -241,8 +249,10 @@ def fit_all(
         if isinstance(detector, TunedDetector):
             learned = detector.learned
             detector = detector.compiled()
-        # Learned contexts stand where the templates' words would.
+        # Learned contexts stand where the templates' words would; a learned tower has its own.
         said = () if side.class_embeddings or learned is not None else templates
+        if learned is not None:
+            said = tuple(learned.about.get("templates", ()))
         fitted.append(Fitted(detector, said, given.get("negatives"), learned=learned))
     return fitted
 
@@ -345,7 +355,7 @@ def _named(names: tuple[str, ...]) -> ClassFeatures:
 
 
 def _refuse_unmet(method: Method, allowed: Sequence[str]) -> None:
-    if method.learns and "images" not in allowed:
+    if method.learns and method.data not in allowed:
         raise UsageError(needs_training(method.name))
     missing = [need for need in method.record.needs if need not in allowed]
     if missing:
@@ -353,6 +363,16 @@ def _refuse_unmet(method: Method, allowed: Sequence[str]) -> None:
             f"--method {method.name}: needs {' and '.join(missing)}, not only class names; "
             "`vlood methods` says what each method needs"
         )
+
+
+def _data_of(method: Method, images: LabelledFeatures) -> LabelledFeatures:
+    """Return what a method learns from, unless it is captions that it cannot read."""
+    if method.data == "images" and isinstance(images, CaptionedFeatures):
+        raise UsageError(
+            f"--captions: --method {method.name} learns from labelled images; give them with "
+            "--train, or tune clipn, which learns from captions"
+        )
+    return images
 
 
 def _check_widths(classes: ClassFeatures, images: LabelledFeatures) -> None:
@@ -365,7 +385,13 @@ def _check_widths(classes: ClassFeatures, images: LabelledFeatures) -> None:
 
 
 def needs_training(method: str) -> str:
-    """Say that a method has to be given labelled images, and how."""
+    """Say that a method has to be given images, and how."""
+    if registry.get(method).data == "captions":
+        return (
+            f'--method {method}: its "no" text features must be trained, on images with '
+            f"captions: `vlood tune {method} --classes C --captions IN... -o DIR` (or --train, "
+            "labelled images), or brought in with `vlood import`; then use --detector DIR"
+        )
     return (
         f"--method {method}: learns from labelled images; give them with --train, as in `vlood "
         f"tune {method} --classes C --train IN... -o DIR`, then use --detector DIR"

@@ -17,6 +17,7 @@ from vlood.features.stream import StreamSettings, encode_images
 from vlood.images.sources import ImageItem
 from vlood.images.views import View
 from vlood.prompts.classes import ClassName
+from vlood.training.captioned import CaptionedFeatures
 from vlood.training.checkpoints import RunFolder
 from vlood.training.costs import CostProbe
 from vlood.training.labelled import LabelledFeatures
@@ -72,6 +73,7 @@ class TuningRun:
         encoder: Encoder | None,
         images: LabelledFeatures,
         logit_scale: float,
+        templates: tuple[str, ...] = (),
     ) -> Tuning:
         """Return what the method is given.
 
@@ -94,8 +96,18 @@ class TuningRun:
                 "classes": [[each.name, each.prompt] for each in classes],
                 "logit_scale": logit_scale,
                 "images": _digest(images),
+                "templates": list(templates),
             }
-        return Tuning(encoder.backbone, prompts, self.folder, about, self.on_step, self.probe)
+        return Tuning(
+            encoder.backbone,
+            prompts,
+            self.folder,
+            about,
+            self.on_step,
+            self.probe,
+            templates,
+            encoder.cache,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,4 +166,7 @@ def _digest(images: LabelledFeatures) -> str:
         if array is not None:
             digest.update(f"{array.shape};".encode())
             digest.update(np.ascontiguousarray(array).data)
+    if isinstance(images, CaptionedFeatures):
+        for caption in images.captions:
+            digest.update(caption.encode("utf-8", "surrogatepass") + b"\0")
     return digest.hexdigest()

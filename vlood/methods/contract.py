@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-NEEDS = ("classes", "local", "negatives", "noise", "images", "text-tower")
+NEEDS = ("classes", "local", "negatives", "noise", "images", "captions", "text-tower")
+# What a method can learn from, by the name that ``fit`` is given it with.
+DATA = ("images", "captions")
 ORDER_DEPENDENT = "order-dependent"
 TRANSDUCTIVE = "transductive"
 
@@ -35,8 +37,8 @@ class MethodRecord:
         url: of the paper.
         summary: the score in one line.
         score_note: which temperature is on what; two different scores are called MCM.
-        needs: of ``classes``, ``local``, ``negatives``, ``noise``, ``images``, ``text-tower`` (in
-            training alone).
+        needs: of ``classes``, ``local``, ``negatives``, ``noise``, ``images`` (with labels),
+            ``captions`` (images with captions, or with labels), ``text-tower`` (in training alone).
         trains: whether it learns anything.
         licence: of the reference code.
         stream: "" where an image's score is its own; ``order-dependent`` where it depends on the
@@ -155,7 +157,9 @@ class Fit(Protocol):
         (:class:`~vlood.negatives.negative_features.NegativeFeatures`), ``noise`` (float32
         [n, D], raw features of noise pictures) and ``images``
         (:class:`~vlood.training.labelled.LabelledFeatures`, every class among them). With images
-        come ``seed``, of everything random in training, and ``device``, where torch trains. The
+        come ``seed``, of everything random in training, and ``device``, where torch trains. Where
+        the record says ``captions`` instead, they come by that name, perhaps with captions
+        (:class:`~vlood.training.captioned.CaptionedFeatures`). The
         features of ``classes`` are [K, 0] where the record says ``names_only``.
 
         With ``text-tower`` comes ``tuning`` (:class:`~vlood.training.tuning.Tuning`): the model,
@@ -247,8 +251,13 @@ class Method:
 
     @property
     def learns(self) -> bool:
-        """Say whether it is fitted from labelled images."""
-        return "images" in self.record.needs and not isinstance(self.fit, RefuseToFit)
+        """Say whether it is fitted from images, with labels or with captions."""
+        return self.data is not None and not isinstance(self.fit, RefuseToFit)
+
+    @property
+    def data(self) -> str | None:
+        """Return what it learns from: ``images``, ``captions`` or None."""
+        return next((name for name in DATA if name in self.record.needs), None)
 
 
 def setting(default: Any, *, help: str, unit: str, source: str) -> Any:
