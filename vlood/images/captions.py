@@ -26,7 +26,14 @@ from typing import Any
 from vlood.errors import UsageError
 from vlood.images.folders import has_image_suffix
 from vlood.images.item import ImageItem
-from vlood.images.shards import COMPRESSED_SUFFIXES, reason_of, sample_key, usable_member
+from vlood.images.shards import (
+    COMPRESSED_SUFFIXES,
+    NO_END,
+    ends_well,
+    reason_of,
+    sample_key,
+    usable_member,
+)
 
 SUFFIXES = (".tar", ".csv", ".jsonl")
 MOST_WORDS = 200
@@ -192,8 +199,9 @@ def _read_shard(path: str) -> Iterator[Read]:
             if member is None:
                 break
             sample.append(member)
-    if broken is not None:
-        yield LeftOut(path, BROKEN_OFF, reason_of(broken))
+        ended = broken is None and ends_well(archive)
+    if not ended:
+        yield LeftOut(path, BROKEN_OFF, NO_END if broken is None else reason_of(broken))
 
 
 def _kind(member: tarfile.TarInfo) -> str:

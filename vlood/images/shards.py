@@ -18,6 +18,7 @@ from vlood.images.lists import label_text
 COMPRESSED_SUFFIXES = (".tgz", ".tar.gz", ".tbz", ".tar.bz2", ".txz", ".tar.xz", ".tar.zst")
 _LABEL_SUFFIXES = ("cls", "json")
 _MAX_LABEL_BYTES = 1 << 20
+NO_END = "its end is missing or damaged"
 
 
 def read_shard(path: str) -> Iterator[ImageItem]:
@@ -57,6 +58,8 @@ def read_shard(path: str) -> Iterator[ImageItem]:
             yield ImageItem(path, fault=f"the shard breaks off: {reason_of(error)}")
             return
         yield from _items(archive, path, sample)
+        if not ends_well(archive):
+            yield ImageItem(path, fault=f"the shard breaks off: {NO_END}")
 
 
 def _items(
@@ -114,6 +117,17 @@ def sample_key(name: str) -> str:
     """Return the key of a member's sample: its name up to the first dot."""
     folder, base = os.path.split(name)
     return os.path.join(folder, base.partition(".")[0])
+
+
+def ends_well(archive: tarfile.TarFile) -> bool:
+    """Say whether a shard whose members were all read ends with the mark of an archive's end.
+
+    Reading stops without an error at a header that is cut short or damaged.
+    """
+    file = archive.fileobj
+    assert file is not None
+    file.seek(archive.offset)
+    return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
 
 
 def reason_of(error: Exception) -> str:

@@ -44,7 +44,7 @@ class Preset:
 PRESETS = {
     "clipn-released": Preset(10, 0, 2048, 3e-4, 0.5, True),
     "clipn-paper": Preset(10, 0, 2048, 3e-4, 1.0, False),
-    "small": Preset(0, 1500, 256, 3e-4, 0.5, True),
+    "small": Preset(0, 500, 256, 3e-4, 0.5, True),
 }
 
 
@@ -75,7 +75,7 @@ class CLIPNSettings:
         "clipn-released",
         help="recipe of training: clipn-released (10 epochs of 2048 captions, the mean prompt "
         "drawn too), clipn-paper (the loss without its factor 0.5, no mean prompt) or small "
-        "(1,500 steps of 256, for some thousand captions)",
+        "(500 steps of 256, for some thousand captions)",
         unit="-",
         source=_CODE,
     )
