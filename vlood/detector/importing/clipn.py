@@ -56,6 +56,12 @@ def import_clipn(
     no = {name: tensor for name, tensor in checkpoint.tensors.items() if _is_no(name)}
     if not no:
         raise lacks(checkpoint, '"no" tower (names with _no)', FORMAT)
+    for name in no:
+        if not bool(torch.isfinite(no[name]).all()):
+            raise UsageError(
+                f"{checkpoint.path}: {name} holds numbers that are not finite; use another "
+                "checkpoint of the run"
+            )
     learned_prompts = PROMPTS in no
     if templates and not learned_prompts:
         raise UsageError(
