@@ -221,11 +221,16 @@ def photographs(backbone: Any, options: argparse.Namespace) -> None:
     }
     sets = Sets(test.raw, [names[label] for label in test.labels.tolist()], strange)
     print(f"clipn: {len(images)} photographs of {len(names)} classes, {model_name(backbone)}")
-    compare(backbone, names, images, sets, WAYS)
+    compare(backbone, names, images, sets, WAYS, epochs="50")
 
 
 def compare(
-    backbone: Any, names: list[str], images: Any, sets: Sets, ways: tuple[str, ...]
+    backbone: Any,
+    names: list[str],
+    images: Any,
+    sets: Sets,
+    ways: tuple[str, ...],
+    **settings: str,
 ) -> None:
     """Train every way with three seeds; AUROC of ATD and CTW beside MCM's on the same templates."""
     from vlood.backbone.image_features import ImageFeatures
@@ -265,7 +270,7 @@ def compare(
                 TextSide(classes),
                 images,
                 seed=seed,
-                settings={"preset": "small", "no_train": way},
+                settings={"preset": "small", "no_train": way, **settings},
                 encoder=Encoder(backbone, None),
             )
             trained = sum(array.size for array in fitted.learned.arrays.values())

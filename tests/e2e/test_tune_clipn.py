@@ -62,19 +62,20 @@ def test_from_shards_to_scores(many: Many, tmp_path: Path) -> None:
     captions = ("--captions", "s-{000..000}.tar")
     test, lora = "id/test", ("--no-train", "lora")
     labelled = ("tune", "clipn", *MODEL, "--classes", "red,green thing,blue", "--train", "train")
-    dry, full, made, shown, calibrated, scores, same, other, crafted, one, wrong, third = many(
+    dry, full, made, shown, calibrated, scores, same, other, crafted, *refused = many(
         (*TUNE, *captions, *QUICK, "--dry-run", "-o", "full"),
         (*TUNE, *captions, *QUICK, "-o", "full", "--log", "log.csv"),
         (*TUNE, *captions, *QUICK, *lora, "-o", "lora"),
         ("show", "--no", "full"),
         ("calibrate", "lora", "--id", test),
-        ("score", test, "--detector", "lora"),
+        ("score", test, "--detector", "lora", "--threshold-free"),
         ("apply", "lora", "--classes", "world", "-o", "same"),
         ("apply", "full", "--classes", "cat,dog", "-o", "other"),
         (*labelled, *QUICK, "--set", "variant=hand-crafted", "-o", "crafted"),
         ("tune", "clipn", *MODEL, "--classes", "heart", *captions, "-o", "one"),
         ("tune", "coop", *MODEL, "--classes", "world", *captions, "-o", "coop"),
         (*TUNE, *captions, "--train", "train", "-o", "both"),
+        ("score", test, *MODEL, "--classes", "world", "--threshold-free"),
         cwd=tmp_path,
     )
     assert dry.code == 0, dry.err
@@ -101,6 +102,7 @@ def test_from_shards_to_scores(many: Many, tmp_path: Path) -> None:
     assert scores.code == 0, scores.err
     assert len(scores.records) == 12
     assert {row["method"] for row in scores.records} == {"clipn"}
+    assert all(isinstance(row["ood"], bool) for row in scores.records)
     assert same.code == 0, same.err
     assert other.code == 0, other.err
     assert tensors(tmp_path / "same") == tensors(tmp_path / "lora")
@@ -108,8 +110,10 @@ def test_from_shards_to_scores(many: Many, tmp_path: Path) -> None:
     about = json.loads((tmp_path / "crafted" / "detector.json").read_text())["learned"]["about"]
     assert about["captions"] == "templates"
     assert "no {}" in " ".join(about["no_templates"])
+    one, wrong, third, free = refused
     assert "--set rule=ctw" in one.sentence(2)
     assert "--method coop learns from labelled images" in wrong.sentence(2)
+    assert "--method mcm has no rule of its own" in free.sentence(2)
     assert "cannot be joined with --captions" in third.sentence(2)
 
 

@@ -37,7 +37,7 @@ RECORD = MethodRecord(
     venue="ICCV",
     url="https://arxiv.org/abs/2308.12213",
     summary='probability that the trained "no" text encoder does not object to the classes',
-    score_note="ATD: sum of q p, p = softmax(s cos), q = sigmoid(s cos - s cos-no), s = 100",
+    score_note="ATD: sum of q p, p = softmax(s cos), q = sigmoid(s cos - s cos-no), s the model's",
     needs=("classes", "captions", "text-tower"),
     trains=True,
     licence="MIT",
@@ -211,5 +211,6 @@ METHOD = Method(
     score,
     arrays={"class_features": "K D", "no_features": "K D"},
     check=check,
+    decide=decide,
     regional=Regional(regional, whole_range, 'probability that "no" does not object to a region'),
 )

@@ -230,6 +230,8 @@ class Method:
         check: what else must hold of a stored detector's tensors; raises UsageError.
         logits: gives the logits [N, K] that labels and confidences are made of; None: the cosines
             with ``class_features`` at the logit scale.
+        decide: says which images are OOD without a threshold, bool [N], where the method has a rule
+            of its own for that; None where it has none.
         regional: how it looks at regions; None: by the largest softmax probability of those
             cosines.
     """
@@ -243,6 +245,7 @@ class Method:
     check: Callable[[Detector], None] | None = None
     logits: Callable[[Detector, ImageFeatures], NDArray[np.float64]] | None = None
     regional: Regional | None = None
+    decide: Callable[[Detector, ImageFeatures], NDArray[np.bool_]] | None = None
 
     @property
     def name(self) -> str:
