@@ -207,7 +207,7 @@ def photographs(backbone: Any, options: argparse.Namespace) -> None:
     from vlood.prompts.classes import ClassName
 
     settings = StreamSettings(64, 2)
-    names = list(labelled_classes([str(options.images)]))
+    names = list(labelled_classes(options.images))
     classes = [ClassName.of(name) for name in names]
 
     def read(folder: Path) -> Any:
@@ -221,7 +221,7 @@ def photographs(backbone: Any, options: argparse.Namespace) -> None:
     }
     sets = Sets(test.raw, [names[label] for label in test.labels.tolist()], strange)
     print(f"clipn: {len(images)} photographs of {len(names)} classes, {model_name(backbone)}")
-    compare(backbone, names, images, sets, WAYS, epochs="50")
+    compare(backbone, names, images, sets, WAYS, epochs="20")
 
 
 def compare(

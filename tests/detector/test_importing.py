@@ -916,7 +916,7 @@ def test_embeddings_refuse(target: Target, tmp_path: Path) -> None:
         ([a], target, "mcm", "4 of 4 are not among the names"),
         ([b], Target.of(target.backbone), "mcm", "rows have 25 numbers"),
         ([a], Target(), "neglabel", "--method neglabel: needs negatives"),
-        ([a], Target(), "clipn", "--method clipn: needs captions"),
+        ([a], Target(), "clipn", "--method clipn: needs captioned-images"),
         ([a], Target(), "nosuch", "no such method"),
     ):
         with pytest.raises(UsageError, match=said):

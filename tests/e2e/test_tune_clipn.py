@@ -72,7 +72,7 @@ def test_from_shards_to_scores(many: Many, tmp_path: Path) -> None:
         ("apply", "lora", "--classes", "world", "-o", "same"),
         ("apply", "full", "--classes", "cat,dog", "-o", "other"),
         (*labelled, *QUICK, "--set", "variant=hand-crafted", "-o", "crafted"),
-        ("tune", "clipn", *MODEL, "--classes", "heart", *captions, "-o", "one"),
+        ("tune", "clipn", *MODEL, "--classes", "heart,", *captions, "-o", "one"),
         ("tune", "coop", *MODEL, "--classes", "world", *captions, "-o", "coop"),
         (*TUNE, *captions, "--train", "train", "-o", "both"),
         ("score", test, *MODEL, "--classes", "world", "--threshold-free"),

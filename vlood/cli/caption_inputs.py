@@ -11,13 +11,15 @@ from vlood.cli.prepare import ClassOptions, ModelOptions, ReadOptions, stream_se
 from vlood.cli.talk import progress, warn
 from vlood.cli.tuning_run import print_cost, watched
 from vlood.engines.captioned_images import Account, CaptionSet, caption_set, usable
-from vlood.engines.detectors import Fitted
+from vlood.engines.detectors import Fitted, refuse_captions, settings_by_method
 from vlood.engines.few_shot import fit_from_images
 from vlood.engines.mining import Encoder
 from vlood.engines.records import printable
 from vlood.engines.tuning import TuningRun
 from vlood.engines.tuning_costs import RunCost, run_cost
 from vlood.images.captions import find_captions
+from vlood.methods import clipn, registry
+from vlood.methods.contract import make_settings
 from vlood.training.captioned import CaptionedFeatures
 from vlood.training.checkpoints import RunFolder
 from vlood.training.labelled import LabelledFeatures
@@ -55,6 +57,7 @@ def tune_on_captions(
             run=how,
         )
 
+    check_before(method, wanted)
     if dry:
         classes = len(wanted.side.names())
         print_cost(caption_cost(method, fit, inputs, encoder, run, read, classes, seed))
@@ -64,6 +67,20 @@ def tune_on_captions(
     if not workers().is_main:
         return None
     return fitted, log, found.left_out
+
+
+def check_before(method: str, wanted: ClassOptions) -> None:
+    """Refuse what training would refuse, before any image is read.
+
+    Raises:
+        UsageError: the method does not learn from captions, a setting is wrong, or there is one
+            class and the rule needs several.
+    """
+    chosen = registry.get(method)
+    refuse_captions(chosen)
+    settings = make_settings(chosen, settings_by_method([chosen], wanted.settings)[method])
+    if chosen is registry.get(clipn.RECORD.name):
+        clipn.check_rule(settings, len(wanted.side.names()))
 
 
 def caption_set_of(

@@ -18,7 +18,7 @@ from vlood.features.cache import FeatureCache
 from vlood.features.embeddings import read_embeddings, read_names
 from vlood.features.texts import encode_texts
 from vlood.methods import registry
-from vlood.methods.contract import Detector, Learned, Method, TunedDetector, make_settings
+from vlood.methods.contract import DATA, Detector, Learned, Method, TunedDetector, make_settings
 from vlood.negatives.negative_features import NegativeFeatures
 from vlood.negatives.prompting import Prompting
 from vlood.prompts.classes import ClassName
@@ -206,6 +206,7 @@ def fit_all(
                 features[templates] = class_side(side, templates, encoder)
             classes = features[templates]
         given: dict[str, Any] = {}
+        met = [*_ALLOWED]
         if with_negatives:
             key = (templates, record.whole_corpus)
             if key not in sides:
@@ -226,7 +227,8 @@ def fit_all(
         if method.learns and images is not None:
             _check_widths(classes, images)
             device = "cpu" if encoder is None else encoder.backbone.device
-            data = str(method.data)
+            data = DATA[str(method.data)]
+            met.append(str(method.data))
             given |= {data: _data_of(method, images), "seed": seed, "device": device}
             if "text-tower" in record.needs:
                 # Brings torch in, which what is made from arrays alone does without.
@@ -243,7 +245,7 @@ def fit_all(
                     side.scale(encoder),
                     side.templates,
                 )
-        _refuse_unmet(method, (*_ALLOWED, *given, *(["text-tower"] if "tuning" in given else [])))
+        _refuse_unmet(method, (*met, *given, *(["text-tower"] if "tuning" in given else [])))
         detector = method.fit(classes, own, side.scale(encoder), **given)
         learned = None
         if isinstance(detector, TunedDetector):
@@ -367,12 +369,22 @@ def _refuse_unmet(method: Method, allowed: Sequence[str]) -> None:
 
 def _data_of(method: Method, images: LabelledFeatures) -> LabelledFeatures:
     """Return what a method learns from, unless it is captions that it cannot read."""
-    if method.data == "images" and isinstance(images, CaptionedFeatures):
+    if isinstance(images, CaptionedFeatures):
+        refuse_captions(method)
+    return images
+
+
+def refuse_captions(method: Method) -> None:
+    """Refuse captions for a method that learns from labels.
+
+    Raises:
+        UsageError: it does.
+    """
+    if method.data != "captioned-images":
         raise UsageError(
             f"--captions: --method {method.name} learns from labelled images; give them with "
             "--train, or tune clipn, which learns from captions"
         )
-    return images
 
 
 def _check_widths(classes: ClassFeatures, images: LabelledFeatures) -> None:
@@ -386,7 +398,7 @@ def _check_widths(classes: ClassFeatures, images: LabelledFeatures) -> None:
 
 def needs_training(method: str) -> str:
     """Say that a method has to be given images, and how."""
-    if registry.get(method).data == "captions":
+    if registry.get(method).data == "captioned-images":
         return (
             f'--method {method}: its "no" text features must be trained, on images with '
             f"captions: `vlood tune {method} --classes C --captions IN... -o DIR` (or --train, "

@@ -38,7 +38,7 @@ RECORD = MethodRecord(
     url="https://arxiv.org/abs/2308.12213",
     summary='probability that the trained "no" text encoder does not object to the classes',
     score_note="ATD: sum of q p, p = softmax(s cos), q = sigmoid(s cos - s cos-no), s the model's",
-    needs=("classes", "captions", "text-tower"),
+    needs=("classes", "captioned-images", "text-tower"),
     trains=True,
     licence="MIT",
 )

@@ -111,6 +111,20 @@ class ByLength:
         return rows[np.argsort(self.lengths[rows], kind="stable")]
 
 
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """What all parts of a step share: its rows, what is drawn for them, and their images."""
+
+    number: int
+    rows: NDArray[np.int64]
+    order: NDArray[np.int64]
+    texts: NDArray[np.int64]
+    prompts: NDArray[np.int64] | None
+    same: NDArray[np.int64]
+    pairs: int | None
+    images: torch.Tensor
+
+
 class Objective:
     """The loss of some captions against the images of their whole step.
 
@@ -145,6 +159,7 @@ class Objective:
         self._images, self._yes, self._tokens = images, unit(yes), tokens
         self._settings, self._scale, self._seed = settings, scale, seed
         automatic = settings.same == "auto" and texts.by_template
+        self._step: _Step | None = None
         self._leaves_out = settings.same == "leave-out" or automatic
 
     def of(self, inputs: StepInputs) -> Loss:
@@ -155,33 +170,49 @@ class Objective:
         from vlood.methods.clipn_loss import losses
         from vlood.training.steps import Loss
 
-        rows = self._rows.batch(inputs.epoch, inputs.step % self._rows.per_epoch)
-        order = np.argsort(rows)
-        own = order[np.searchsorted(rows, inputs.rows, sorter=order)]
-        device = next(self._tower.parameters()).device
-        chosen, drawn = self._draws(rows, inputs.step)
-        texts = chosen[own]
+        step = self._step_of(inputs.epoch, inputs.step)
+        own = step.order[np.searchsorted(step.rows, inputs.rows, sorter=step.order)]
+        device = step.images.device
+        texts = step.texts[own]
         tokens = self._tokens[torch.from_numpy(texts)].to(device)
-        prompts = None if drawn is None else torch.from_numpy(drawn[own]).to(device)
+        prompts = None
+        if step.prompts is not None:
+            prompts = torch.from_numpy(step.prompts[own]).to(device)
         no = F.normalize(self._tower(tokens, prompts).float(), dim=-1)
-        same = self._texts.same[rows]
-        left_out = pairs = None
+        left_out = None
         if self._leaves_out:
-            left_out = torch.from_numpy(same[:, None] == same[None, own]).to(device)
-            counts = np.unique(same, return_counts=True)[1]
-            pairs = int(len(rows) ** 2 - (counts**2).sum())
+            left_out = torch.from_numpy(step.same[:, None] == step.same[None, own]).to(device)
         # Cosines keep their digits in single precision, whatever the tower computes in.
         with torch.autocast(device.type, enabled=False):
             parts = losses(
-                torch.from_numpy(unit(self._images[rows])).to(device),
+                step.images,
                 torch.from_numpy(self._yes[texts]).to(device),
                 no,
                 self._scale,
                 own=torch.from_numpy(own).to(device),
                 left_out=left_out,
-                pairs=pairs,
+                pairs=step.pairs,
             )
         return Loss(parts.total(self._settings.recipe.weight), parts._asdict())
+
+    def _step_of(self, epoch: int, number: int) -> _Step:
+        """Return what all parts of a step share; kept until another step is asked for."""
+        import torch
+
+        if self._step is not None and self._step.number == number:
+            return self._step
+        rows = self._rows.batch(epoch, number % self._rows.per_epoch)
+        texts, prompts = self._draws(rows, number)
+        same = self._texts.same[rows]
+        pairs = None
+        if self._leaves_out:
+            counts = np.unique(same, return_counts=True)[1]
+            pairs = int(len(rows) ** 2 - (counts**2).sum())
+        device = next(self._tower.parameters()).device
+        images = torch.from_numpy(unit(self._images[rows])).to(device)
+        order = np.argsort(rows)
+        self._step = _Step(number, rows, order, texts, prompts, same, pairs, images)
+        return self._step
 
     def _draws(
         self, rows: NDArray[np.int64], step: int

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-NEEDS = ("classes", "local", "negatives", "noise", "images", "captions", "text-tower")
-# What a method can learn from, by the name that ``fit`` is given it with.
-DATA = ("images", "captions")
+NEEDS = (
+    "classes", "local", "negatives", "noise", "images", "captioned-images", "text-tower",
+)  # fmt: skip
+# What a method can learn from, and the name that ``fit`` is given it with.
+DATA = {"images": "images", "captioned-images": "captions"}
 ORDER_DEPENDENT = "order-dependent"
 TRANSDUCTIVE = "transductive"
 
@@ -38,7 +40,7 @@ class MethodRecord:
         summary: the score in one line.
         score_note: which temperature is on what; two different scores are called MCM.
         needs: of ``classes``, ``local``, ``negatives``, ``noise``, ``images`` (with labels),
-            ``captions`` (images with captions, or with labels), ``text-tower`` (in training alone).
+            ``captioned-images`` (or labelled ones), ``text-tower`` (in training alone).
         trains: whether it learns anything.
         licence: of the reference code.
         stream: "" where an image's score is its own; ``order-dependent`` where it depends on the
@@ -158,7 +160,7 @@ class Fit(Protocol):
         [n, D], raw features of noise pictures) and ``images``
         (:class:`~vlood.training.labelled.LabelledFeatures`, every class among them). With images
         come ``seed``, of everything random in training, and ``device``, where torch trains. Where
-        the record says ``captions`` instead, they come by that name, perhaps with captions
+        the record says ``captioned-images``, they come as ``captions``, perhaps with captions
         (:class:`~vlood.training.captioned.CaptionedFeatures`). The
         features of ``classes`` are [K, 0] where the record says ``names_only``.
 
@@ -259,7 +261,7 @@ class Method:
 
     @property
     def data(self) -> str | None:
-        """Return what it learns from: ``images``, ``captions`` or None."""
+        """Return what it learns from: ``images``, ``captioned-images`` or None."""
         return next((name for name in DATA if name in self.record.needs), None)
 
 
