@@ -65,7 +65,11 @@ def tokenizer() -> Any:
 
 
 def write_folder(
-    folder: Path, model: Any, vision: dict[str, Any], preprocess: dict[str, Any] | None = None
+    folder: Path,
+    model: Any,
+    vision: dict[str, Any],
+    preprocess: dict[str, Any] | None = None,
+    text: dict[str, Any] = TEXT,
 ) -> Path:
     """Write a model in open_clip's folder layout."""
     from safetensors.torch import save_file
@@ -73,7 +77,7 @@ def write_folder(
     folder.mkdir(parents=True, exist_ok=True)
     save_file(dict(model.state_dict()), folder / "open_clip_model.safetensors")
     config = {
-        "model_cfg": {"embed_dim": 24, "vision_cfg": vision, "text_cfg": TEXT},
+        "model_cfg": {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text},
         "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3, **(preprocess or {})},
     }
     (folder / "open_clip_config.json").write_text(json.dumps(config))

@@ -524,6 +524,106 @@ def clipn(model: Any, *, prompts: bool = True, prefix: str = "module.") -> dict[
 def test_the_no_half_of_the_published_architecture_is_150_tensors() -> None:
     text = {name for name in cma._expected("ViT-B-16") if not name.startswith("visual.")}
     assert len(text - {"logit_scale"}) + 1 == 150
+    assert len(cma._expected("ViT-B-16")) + 150 == 452
+
+
+def test_a_checkpoint_of_the_452_published_keys(tmp_path: Path) -> None:
+    """As deep as ViT-B/16, so with its very keys, and narrow."""
+    deep = build({"layers": 12}, {"layers": 12})
+    folder = write_folder(
+        tmp_path / "deep", deep, {**VIT, "layers": 12}, text={**TEXT, "layers": 12}
+    )
+    target = Target.of(load_backbone(f"local-dir:{folder}", device="cpu"), CLASSES)
+    stored = clipn(deep)
+    assert len(stored["state_dict"]) == 452
+    assert set(stored["state_dict"]) == {
+        *(f"module.{name}" for name in cma._expected("ViT-B-16")),
+        *(f"module.{name}" for name in clipn_no_names(stored)),
+    }
+    file = write(tmp_path / "epoch_10.pt", stored)
+    held = back(import_detector("clipn", [file], target), tmp_path / "made")
+    assert held.detector.tensors["no_features"].shape == (K, D)
+    assert held.detector.settings.rule == "atd"
+    assert held.provenance["yes_tower"] == "model"
+    assert held.learned is None
+
+
+def clipn_no_names(stored: dict[str, Any]) -> set[str]:
+    names = {name.removeprefix("module.") for name in stored["state_dict"]}
+    return {name for name in names if name.partition(".")[0].endswith("_no")}
+
+
+def without(*names: str) -> Callable[[dict[str, Any]], None]:
+    def change(state: dict[str, Any]) -> None:
+        for name in names:
+            del state[name]
+
+    return change
+
+
+def with_tensor(name: str, value: torch.Tensor) -> Callable[[dict[str, Any]], None]:
+    return lambda state: state.update({name: value})
+
+
+def with_number(name: str, number: float) -> Callable[[dict[str, Any]], None]:
+    def change(state: dict[str, Any]) -> None:
+        state[name] = state[name].clone()
+        state[name].view(-1)[-1] = number
+
+    return change
+
+
+BLOCK = "transformer_no.resblocks.1"
+DEEP = "visual.transformer.resblocks.2.mlp.c_proj.weight"
+BROKEN: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "a norm is missing": (without("ln_final_no.bias"), r"lacks ln_final_no\.bias"),
+    "a layer is missing": (without(f"{BLOCK}.mlp.c_fc.weight"), "lacks transformer_no"),
+    "attention is missing": (without(f"{BLOCK}.attn.in_proj_weight"), "lacks transformer_no"),
+    "tokens are missing": (without("token_embedding_no.weight"), "lacks token_embedding_no"),
+    "positions are missing": (without("positional_embedding_no"), "lacks positional_embedding"),
+    "the projection is missing": (without("text_projection_no"), "lacks text_projection_no"),
+    "a layer too many": (
+        with_tensor("transformer_no.resblocks.7.ln_1.bias", normal(W)),
+        "has unknown transformer_no",
+    ),
+    "fewer positions": (with_tensor("positional_embedding_no", normal(76, W)), "has shape"),
+    "wider tokens": (with_tensor("token_embedding_no.weight", normal(49408, 512)), "512 wide"),
+    "fewer tokens": (with_tensor("token_embedding_no.weight", normal(400, W)), "has shape"),
+    "another projection": (with_tensor("text_projection_no", normal(W, D + 1)), "has shape"),
+    "wider prompts": (with_tensor("prompt_no", normal(16, 77, W + 1)), "prompt_no has shape"),
+    "shorter prompts": (with_tensor("prompt_no", normal(16, 70, W)), "prompt_no has shape"),
+    "one flat prompt": (with_tensor("prompt_no", normal(77, W)), "prompt_no has shape"),
+    "an empty pool": (with_tensor("prompt_no", normal(0, 77, W)), "prompt_no has shape"),
+    "NaN in a layer": (with_number("ln_final_no.weight", float("nan")), "not finite"),
+    "infinity in the pool": (with_number("prompt_no", float("inf")), "not finite"),
+    "another image": (with_tensor("visual.proj", normal(64, D)), "image tower is not that of"),
+    "an image of another shape": (with_tensor("visual.proj", normal(64, 9)), "image tower"),
+    "one other number deep in the image tower": (with_number(DEEP, 9.0), "image tower is not"),
+    "half an image tower": (without(DEEP), "image tower is not that of --model"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_checkpoint_is_refused_in_a_sentence(
+    target: Target, tmp_path: Path, what: str
+) -> None:
+    change, said = BROKEN[what]
+    state = clipn(target.backbone.module, prefix="")["state_dict"]
+    change(state)
+    with pytest.raises(UsageError, match=said) as caught:
+        import_detector("clipn", [write(tmp_path / "a.pt", state)], target)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_one_class_is_scored_by_ctw(target: Target, tmp_path: Path) -> None:
+    file = write(tmp_path / "a.pt", clipn(target.backbone.module))
+    made = import_detector("clipn", [file], Target.of(target.backbone, CLASSES[:1]))
+    save_detector(tmp_path / "made", made.saved)
+    held = load_detector(tmp_path / "made")
+    assert held.detector.settings.rule == "ctw"
+    assert np.isfinite(registry.score(held.detector, images()).score).all()
+    assert any("scores by CTW" in note for note in made.report.notes)
 
 
 @pytest.mark.parametrize("prefix", ["module.", ""])
@@ -816,7 +916,7 @@ def test_embeddings_refuse(target: Target, tmp_path: Path) -> None:
         ([a], target, "mcm", "4 of 4 are not among the names"),
         ([b], Target.of(target.backbone), "mcm", "rows have 25 numbers"),
         ([a], Target(), "neglabel", "--method neglabel: needs negatives"),
-        ([a], Target(), "clipn", "--method clipn: needs training"),
+        ([a], Target(), "clipn", "--method clipn: needs captioned-images"),
         ([a], Target(), "nosuch", "no such method"),
     ):
         with pytest.raises(UsageError, match=said):

@@ -99,7 +99,7 @@ def test_what_belongs_to_its_own_classes_is_refused(plain: Encoder) -> None:
     with pytest.raises(UsageError, match="came from embeddings"):
         applied(replace(saved, templates=()), plain)
     with pytest.raises(UsageError, match="cannot be applied to other classes"):
-        applied(replace(saved, learned=Learned("no-text", {})), plain)
+        applied(replace(saved, learned=Learned("weights", {})), plain)
     assert saved.backbone is not None
     other = replace(saved, backbone={**saved.backbone, "weights": "x"})
     with pytest.raises(UsageError, match="another model"):

@@ -21,6 +21,15 @@ def shard(path: Path, *members: tuple[str, bytes], format: int = tarfile.GNU_FOR
     return path
 
 
+def test_a_shard_cut_within_a_header_is_told(tmp_path: Path) -> None:
+    path = shard(tmp_path / "s.tar", ("a.jpg", b"x"), ("b.jpg", b"y"))
+    path.write_bytes(path.read_bytes()[: 1024 + 100])
+    first, last = items_of(path)
+    assert first.read() == b"x"
+    assert last.fault is not None
+    assert "breaks off" in last.fault
+
+
 def items_of(path: Path) -> list[ImageItem]:
     return list(find_images([str(path)]))
 

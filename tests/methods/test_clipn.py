@@ -15,7 +15,6 @@ from vlood.errors import UsageError
 from vlood.methods import clipn, registry
 from vlood.methods.contract import Detector, make_settings
 from vlood.methods.logits import top_labels
-from vlood.prompts.templates import ClassFeatures
 
 Array = NDArray[Any]
 K, D = 5, 16
@@ -135,13 +134,30 @@ def test_bad_input_is_refused() -> None:
     for name in ("rule", "atd_compare"):
         with pytest.raises(UsageError, match=f"clipn: {name} is 'x'; expected"):
             make_settings(clipn.METHOD, {name: "x"})
-    with pytest.raises(UsageError, match="clipn: logit_scale is 0"):
-        make_settings(clipn.METHOD, {"logit_scale": 0})
-    classes = ClassFeatures.of(["a", "b"], rows(2, 0))
-    with pytest.raises(UsageError, match=r"--method clipn: .*`vlood import`.*--method msp"):
-        clipn.METHOD.fit(classes, clipn.METHOD.settings(), 100.0)
+    with pytest.raises(UsageError, match="clipn: logit_scale is -1"):
+        make_settings(clipn.METHOD, {"logit_scale": -1})
+    with pytest.raises(UsageError, match="no_train is prompts, and the hand-crafted variant has"):
+        make_settings(clipn.METHOD, {"no_train": "prompts", "variant": "hand-crafted"})
     clipn.check(detector())
     for wrong in (rows(K, 1), np.full((K, D), np.nan, np.float32)):
         with pytest.raises(UsageError, match="no_features must have rows of length 1"):
             clipn.check(detector(wrong))
     assert registry.width(detector()) == D
+
+
+def test_one_class_gets_a_clear_answer() -> None:
+    tensors = {"class_features": unit(rows(1, 0)), "no_features": unit(rows(1, 1))}
+    for rule in ("atd", "ctw"):
+        settings = make_settings(clipn.METHOD, {"rule": rule})
+        one = Detector("clipn", settings, ("a",), tensors, 100.0)
+        if rule == "ctw":
+            clipn.check(one)
+            assert len(clipn.score(one, IMAGES)) == 9
+            continue
+        with pytest.raises(UsageError, match=r"one class alone has probability 1.*--set rule=ctw"):
+            clipn.check(one)
+
+
+def test_the_scale_is_the_models_unless_it_is_set() -> None:
+    assert clipn.scale_of(detector()) == 100.0
+    assert clipn.scale_of(detector(logit_scale=7.0)) == 7.0

@@ -23,7 +23,7 @@ PROMPTS = "prompt_no"
 _SUFFIX = "_no"
 
 
-class _TextSide(torch.nn.Module):
+class TextSide(torch.nn.Module):
     """A copy of a text tower's layers, under the names that open_clip's CLIP has for them."""
 
     def __init__(self, tower: CausalTextTower) -> None:
@@ -50,14 +50,14 @@ def no_text_tower(tower: CausalTextTower, state: Mapping[str, torch.Tensor]) -> 
     Raises:
         UsageError: a tensor is missing, unknown or of another shape than the tower's.
     """
-    side = _TextSide(tower)
+    side = TextSide(tower)
     weights = {
-        plain: tensor for name, tensor in state.items() if (plain := _plain(name)) is not None
+        plain: tensor for name, tensor in state.items() if (plain := plain_name(name)) is not None
     }
     expected = {name: tensor.shape for name, tensor in side.state_dict().items()}
     _check_names(set(expected), set(weights))
     for name, shape in expected.items():
-        _check_shape(_no_name(name), weights[name], shape)
+        _check_shape(no_name(name), weights[name], shape)
     side.load_state_dict(weights)
     prompts = state.get(PROMPTS)
     if prompts is not None:
@@ -108,7 +108,7 @@ def encode_no_texts(
     )
 
 
-def _plain(name: str) -> str | None:
+def plain_name(name: str) -> str | None:
     """Return what a tensor of the "no" half is called in a CLIP model; None for the others."""
     head, dot, rest = name.partition(".")
     if not head.endswith(_SUFFIX) or name == PROMPTS:
@@ -116,7 +116,7 @@ def _plain(name: str) -> str | None:
     return head.removesuffix(_SUFFIX) + dot + rest
 
 
-def _no_name(plain: str) -> str:
+def no_name(plain: str) -> str:
     """Return what CLIPN calls the "no" half's tensor of a CLIP model's name."""
     head, dot, rest = plain.partition(".")
     return head + _SUFFIX + dot + rest
@@ -126,7 +126,7 @@ def _check_names(expected: set[str], given: set[str]) -> None:
     for what, names in (("lacks", expected - given), ("has unknown", given - expected)):
         if names:
             raise UsageError(
-                f'CLIPN\'s "no" text encoder {what} {_no_name(min(names))} ({len(names)} such '
+                f'CLIPN\'s "no" text encoder {what} {no_name(min(names))} ({len(names)} such '
                 "tensors); use a complete checkpoint and the model it was trained on"
             )
 

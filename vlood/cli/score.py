@@ -73,6 +73,16 @@ def score(
             show_default=False,
         ),
     ] = None,
+    threshold_free: Annotated[
+        bool,
+        typer.Option(
+            "--threshold-free",
+            help="clipn: decide by its own rule, without a threshold. ATD: OOD where none of the "
+            'classes is likelier than each (atd_compare says of what); CTW: where the "no" of the '
+            "likeliest class wins.",
+            rich_help_panel="Decide",
+        ),
+    ] = False,
     alpha: Annotated[
         float | None,
         typer.Option(
@@ -210,18 +220,24 @@ def score(
     from vlood.detector.saved import check_backbone
     from vlood.engines.heatmaps import check_model
     from vlood.engines.records import FileSink, columns_of
-    from vlood.engines.scoring import Decision, records_of
+    from vlood.engines.scoring import Decision, check_own_rule, records_of
     from vlood.methods import registry
 
     if tpr is not None and not calibrate_on:
         raise UsageError("--tpr: needs --calibrate-on IN..., images known to be in-distribution")
     if threshold is not None and calibrate_on:
         raise UsageError("--threshold and --calibrate-on: give one, they both set the threshold")
-    if fail_on_ood and threshold is None and not calibrate_on and detector is None:
+    decides = threshold is not None or threshold_free
+    if fail_on_ood and not decides and not calibrate_on and detector is None:
         raise UsageError("--fail-on-ood: needs --threshold or --calibrate-on to know what is OOD")
     if alpha is not None and (detector is None or threshold is not None or calibrate_on):
         raise UsageError(
             "--alpha: goes with a calibrated --detector, without --threshold and --calibrate-on"
+        )
+    if threshold_free and (threshold is not None or calibrate_on or alpha is not None):
+        raise UsageError(
+            "--threshold-free: decides without --threshold, --alpha and --calibrate-on; leave it "
+            "or them out"
         )
     if resume and output is None:
         raise UsageError("--resume: needs -o FILE, the file to go on with")
@@ -283,9 +299,11 @@ def score(
             }
         )
         wanted = ClassOptions.of_saved(saved, classes, negatives, negative_embeddings, detector)
-        check_decidable(saved, detector, alpha, fail_on_ood and threshold is None)
+        check_decidable(saved, detector, alpha, fail_on_ood and not decides)
     method = wanted.methods[0]
     check_stream(method, state, calibrate_on)
+    if threshold_free:
+        check_own_rule(method)
     unused = wanted.negatives.named and "negatives" not in registry.get(method).record.needs
     unused = unused and not (saved is not None and saved.detector.negative_names)
     if unused and not explain:
@@ -337,6 +355,7 @@ def score(
             inputs, run, wanted, read, (threshold, alpha), explain, backbone, scoring, detector
         )
         | {"stream": scorer.order.digest}
+        | ({"threshold_free": True} if threshold_free else {})
         | {"heatmap": heatmaps and [str(heatmaps.folder), heatmaps.limit]},
         batch_size,
         quiet,
@@ -345,7 +364,7 @@ def score(
     calibration = None if saved is None or calibrate_on else saved.calibration
     if threshold is None and saved is not None:
         threshold = saved.threshold
-    decision = Decision(threshold, explain, nearest, calibration, alpha)
+    decision = Decision(threshold, explain, nearest, calibration, alpha, threshold_free)
     total = source.count(read) if sys.stderr.isatty() and not quiet else None
     unreadable: list[str] = []
     try:

@@ -26,6 +26,14 @@ def show(
         ),
     ],
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    no: Annotated[
+        bool,
+        typer.Option(
+            "--no",
+            help='A clipn detector: how far the "no" of each class stands from its "yes", and '
+            "which classes it confuses.",
+        ),
+    ] = False,
 ) -> None:
     """Say what a file or folder of vlood's holds.
 
@@ -38,6 +46,8 @@ def show(
       vlood show bank/
 
       vlood show report/
+
+      vlood show --no my-clipn/
     """
     start_logging(quiet=False)
     from vlood.cli.negatives import show_bank
@@ -49,6 +59,9 @@ def show(
         raise UsageError(
             f"{path}: does not exist; name a detector, a bank, embeddings, a report or records"
         )
+    if no:
+        _show_no(path, json_lines)
+        return
     results = path / "results.json" if path.is_dir() else path
     if is_bank(path):
         show_bank(path, load_bank(path), json_lines or not sys.stdout.isatty())
@@ -116,6 +129,32 @@ def _detector(path: Path) -> dict[str, Any]:
         "figures": figures,
         "provenance": dict(saved.provenance),
     }
+
+
+def _show_no(path: Path, json_lines: bool) -> None:
+    """Print a record a class, and warn where "yes" and "no" are the same."""
+    from vlood.cli.talk import warn
+    from vlood.detector.folder import load_detector
+    from vlood.methods.clipn_explained import explain_no, warnings_of
+
+    detector = load_detector(path).detector
+    rows = explain_no(detector)
+    if json_lines or not sys.stdout.isatty():
+        for row in rows:
+            sys.stdout.write(json.dumps(row.record()) + "\n")
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("class", "distance of no from yes", "yes to itself", "confused with")
+        for row in rows:
+            others = ", ".join(f"{name} {value:.0%}" for name, value in row.confused[:3])
+            table.add_row(
+                _plain(row.name), f"{row.distance:.3f}", f"{row.yes:.1%}", _plain(others or None)
+            )
+        Console(highlight=False, markup=False).print(table)
+    for sentence in warnings_of(detector):
+        warn(f"{path}: {sentence}")
 
 
 def _figure(row: Mapping[str, Any]) -> str:

@@ -64,6 +64,27 @@ def tune(
             rich_help_panel=_TRAINING,
         ),
     ] = None,
+    captions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--captions",
+            metavar="IN",
+            help="Images with captions that clipn learns from: .tar shards (key.jpg, key.txt or "
+            "key.json), .csv or .jsonl with path and caption; repeat to join.",
+            show_default=False,
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    no_train: Annotated[
+        str | None,
+        typer.Option(
+            "--no-train",
+            metavar="full|lora|prompts",
+            help='clipn: what of the "no" text tower is trained; full by default.',
+            show_default=False,
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
     shots: Annotated[
         int | None,
         typer.Option(
@@ -124,7 +145,8 @@ def tune(
     """Fit a detector and save it in a folder that score, eval and Python use without options.
 
     Zero-shot methods are fitted from the class names alone; nothing is trained. A method that
-    learns from images takes them with --train, all or --shots of each class. --set preset=NAME
+    learns from images takes them with --train, all or --shots of each class; clipn learns from
+    images with --captions, or makes captions of --train images from their labels. --set preset=NAME
     takes a published recipe, where a method has several.
 
     Examples:
@@ -139,12 +161,17 @@ def tune(
 
       vlood tune coop --classes classes.txt --train train/ --shots 16 -o my-prompts
 
+      vlood tune locoop --classes classes.txt --train train/ --shots 4 --set top_k=2 -o my-prompts
+
       vlood tune lapt --classes classes.txt --negatives bank --train found/collected.txt -o my-lapt
 
-      vlood tune locoop --classes classes.txt --train train/ --shots 4 --set top_k=2 -o my-prompts
       vlood tune local-prompt --classes classes.txt --train train/ --shots 4 -o my-regions
 
       vlood tune local-prompt --classes c.txt --train train/ --global-prompts my-prompts -o both
+
+      vlood tune clipn --classes classes.txt --captions 'shards-{000..331}.tar' -o my-clipn
+
+      vlood tune clipn --classes classes.txt --train train/ --no-train lora -o my-clipn
 
       vlood calibrate my-detector --id known-good/
 
@@ -170,15 +197,24 @@ def tune(
     from vlood.engines.mining import Encoder
     from vlood.engines.saved_detectors import saved_from
     from vlood.engines.training_checks import check_model, check_settings
+    from vlood.images.captions import find_captions
     from vlood.methods import registry
 
     folder = run_folder(output, resume=resume, log=log)
     if not dry_run:
         check_new(output, overwrite=overwrite)
         folder.check(overwrite=overwrite)
+    read = ReadOptions(root, False, fast_decode, background)
     for name, given in (("--resume", resume), ("--dry-run", dry_run), ("--log", log)):
-        if given and not train:
+        if given and not (train or captions):
             raise UsageError(f"{name}: goes with --train, the labelled images to learn from")
+    if no_train is not None:
+        setting = [*(setting or []), f"no_train={no_train}"]
+    if captions:
+        for name, refused in (("--train", train), ("--shots", shots is not None)):
+            if refused:
+                raise UsageError(f"{name}: cannot be joined with --captions; leave one out")
+        find_captions(captions, root=root)
     wanted = ClassOptions.read(
         classes,
         template,
@@ -188,9 +224,8 @@ def tune(
         setting,
         negatives,
         negative_embeddings,
-        training=bool(train),
+        training=bool(train or captions),
     )
-    read = ReadOptions(root, False, fast_decode, background)
     source = training_source(train, train_labels, [] if shots is None else [shots], read)
     draw = None if shots is None else (shots, seed)
     run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
@@ -198,7 +233,7 @@ def tune(
     if source is not None:
         check_settings(chosen.name, wanted.side, wanted.settings)
     needs_text = not (class_embeddings or chosen.record.names_only)
-    needs_model = needs_text or (source is not None and source.embeddings is None)
+    needs_model = needs_text or bool(captions) or (source is not None and source.embeddings is None)
     if global_prompts is not None:
         _check_global_prompts(global_prompts, method, wanted.side.names())
     backbone = load_model(run) if needs_model else None
@@ -207,9 +242,29 @@ def tune(
     store = None if backbone is None else open_cache(run)
     encoder = None if backbone is None else Encoder(backbone, store)
     provenance: dict[str, Any] = {"command": _command(), "seed": seed}
-    unreadable: Mapping[str, str] = {}
+    unreadable: Mapping[str, object] = {}
     training_log = None
-    if source is None:
+    if captions:
+        from vlood.cli.caption_inputs import tune_on_captions
+
+        assert encoder is not None
+        done = tune_on_captions(
+            method,
+            wanted,
+            captions,
+            encoder,
+            run,
+            read,
+            folder,
+            dry=dry_run,
+            seed=seed,
+            quiet=quiet,
+        )
+        if done is None:
+            return
+        fitted, training_log, unreadable = done
+        provenance |= {"captions": captions, "left_out": dict(unreadable)}
+    elif source is None:
         from vlood.cli.prepare import fitted_of
 
         fitted = fitted_of(wanted, encoder, quiet=quiet)[0]

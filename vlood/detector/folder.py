@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlood.detector import stored_calibration
+from vlood.detector.adapter_files import MARK as ADAPTER_MARK
+from vlood.detector.adapter_files import has_adapter, read_adapter, write_adapter
 from vlood.detector.card import card
 from vlood.detector.described import Described, read_described
 from vlood.detector.saved import Learned, SavedDetector
@@ -86,7 +88,9 @@ def save_detector(path: Path, saved: SavedDetector, *, adapter: Path | None = No
         with atomic_folder(path) as folder:
             _write_tensors(folder / TENSORS_FILE, saved)
             _write_negatives(folder, saved)
-            if adapter is not None:
+            if saved.learned is not None and has_adapter(saved.learned):
+                write_adapter(folder / ADAPTER_FOLDER, saved.learned)
+            elif adapter is not None:
                 _copy(adapter, folder / ADAPTER_FOLDER)
             if saved.training_log is not None:
                 (folder / LOG_FILE).write_bytes(saved.training_log.encode())
@@ -144,7 +148,7 @@ def load_detector(path: Path) -> SavedDetector:
         negatives=negatives,
         calibration=_calibration(described, arrays, len(classes), where),
         threshold=_threshold(described),
-        learned=_learned(described, arrays),
+        learned=_learned(described, arrays, path),
         figures=described.objects("figures"),
         provenance=described.mapping("provenance"),
         training_log=_training_log(path, described),
@@ -203,7 +207,11 @@ def _write_tensors(path: Path, saved: SavedDetector) -> None:
 
     arrays = dict(saved.detector.tensors)
     if saved.learned is not None:
-        arrays |= {_LEARNED + name: array for name, array in saved.learned.arrays.items()}
+        arrays |= {
+            _LEARNED + name: array
+            for name, array in saved.learned.arrays.items()
+            if not name.startswith(ADAPTER_MARK)
+        }
     if saved.calibration is not None:
         arrays |= stored_calibration.arrays(saved.calibration)
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
@@ -331,15 +339,24 @@ def _calibration(
         raise _damaged(where, str(error)) from error
 
 
-def _learned(described: Described, arrays: Mapping[str, NDArray[Any]]) -> Learned | None:
+def _learned(
+    described: Described, arrays: Mapping[str, NDArray[Any]], path: Path
+) -> Learned | None:
     if described.optional_mapping("learned") is None:
         return None
     inside = described.inside("learned")
     names = inside.texts("arrays")
-    missing = [name for name in names if _LEARNED + name not in arrays]
+    held = {
+        name.removeprefix(_LEARNED): array
+        for name, array in arrays.items()
+        if name.startswith(_LEARNED)
+    }
+    if any(name.startswith(ADAPTER_MARK) for name in names):
+        held |= read_adapter(path / ADAPTER_FOLDER, str(path))
+    missing = [name for name in names if name not in held]
     if missing:
-        raise inside.wrong("arrays", f"in {TENSORS_FILE} ({missing[0]})")
-    kept = {name: arrays[_LEARNED + name] for name in names}
+        raise inside.wrong("arrays", f"in {TENSORS_FILE} or {ADAPTER_FOLDER} ({missing[0]})")
+    kept = {name: held[name] for name in names}
     return Learned(inside.text("kind"), kept, inside.mapping("about"))
 
 

@@ -15,12 +15,13 @@ from vlood.engines.global_prompts import with_neglabel
 from vlood.engines.mining import Encoder
 from vlood.engines.negatives import Announce, NegativesChoice, find_negatives
 from vlood.errors import UsageError
+from vlood.features.texts import encode_texts
 from vlood.methods import registry
 from vlood.methods.contract import Detector
 from vlood.negatives.negative_features import NegativeFeatures
 from vlood.negatives.prompting import Prompting
 from vlood.prompts.classes import ClassName
-from vlood.prompts.templates import ClassFeatures
+from vlood.prompts.templates import ClassFeatures, class_features
 
 CONTEXT = "ctx"
 NEGATIVE_CONTEXT = "negative_ctx"
@@ -52,6 +53,8 @@ def apply_detector(
         made, fitted = _refitted(saved, classes, negatives, encoder, announce, where)
     elif saved.learned.kind == "contexts":
         made, fitted = _with_contexts(saved, classes, negatives, encoder, announce, where)
+    elif saved.learned.kind == "no-text":
+        made, fitted = _with_no_tower(saved, classes, encoder, where), None
     else:
         raise UsageError(
             f"{where}: what it learned ({saved.learned.kind}) cannot be applied to other classes; "
@@ -135,6 +138,38 @@ def _with_contexts(
         given["negatives"] = found
     detector = method.fit(ids, saved.detector.settings, saved.detector.logit_scale, **given)
     return detector, given.get("negatives")
+
+
+def _with_no_tower(
+    saved: SavedDetector, classes: Sequence[ClassName], encoder: Encoder, where: str
+) -> Detector:
+    """Ask CLIPN's two towers about the new names, in the detector's templates."""
+    from vlood.methods import clipn
+    from vlood.methods.clipn_training import compiled_no_features
+
+    assert saved.learned is not None
+    old = saved.detector
+    clipn.check_rule(old.settings, len(classes))
+    if not saved.templates:
+        raise UsageError(f"{where}: it does not say in which templates; import or tune it again")
+    if saved.provenance.get("yes_tower") == "file":
+        raise UsageError(
+            f'{where}: its "yes" text features came from the text tower of its checkpoint, which '
+            "is not kept; import the checkpoint again with these classes"
+        )
+    about = saved.learned.about
+    if "no_templates" not in about and "no_templates" in saved.provenance:
+        about = {**about, "no_templates": saved.provenance["no_templates"]}
+    learned = replace(saved.learned, about=about)
+    texts = [each.name for each in classes]
+    yes = class_features(
+        lambda some: encode_texts(some, encoder.backbone, encoder.cache), classes, saved.templates
+    )
+    tensors = {
+        "class_features": yes.features,
+        "no_features": compiled_no_features(learned, encoder.backbone, classes, saved.templates),
+    }
+    return replace(old, class_names=tuple(texts), tensors=tensors)
 
 
 def _prompted(

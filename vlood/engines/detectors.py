@@ -18,6 +18,7 @@ from vlood.features.embeddings import read_embeddings, read_names
 from vlood.features.texts import encode_texts
 from vlood.methods import registry
 from vlood.methods.contract import (
+    DATA,
     Detector,
     Learned,
     Method,
@@ -29,6 +30,7 @@ from vlood.negatives.negative_features import NegativeFeatures
 from vlood.negatives.prompting import Prompting
 from vlood.prompts.classes import ClassName
 from vlood.prompts.templates import DEFAULT_TEMPLATE, ClassFeatures, class_features
+from vlood.training.captioned import CaptionedFeatures
 from vlood.training.labelled import LabelledFeatures
 
 if TYPE_CHECKING:
@@ -212,6 +214,7 @@ def fit_all(
                 features[templates] = class_side(side, templates, encoder)
             classes = features[templates]
         given: dict[str, Any] = {}
+        met = [*_ALLOWED]
         if with_negatives:
             key = (templates, record.whole_corpus)
             if key not in sides:
@@ -224,7 +227,9 @@ def fit_all(
         if method.learns and images is not None:
             _check_widths(classes, images)
             device = "cpu" if encoder is None else encoder.backbone.device
-            given |= {"images": images, "seed": seed, "device": device}
+            data = DATA[str(method.data)]
+            met.append(str(method.data))
+            given |= {data: _data_of(method, images), "seed": seed, "device": device}
             if "text-tower" in record.needs:
                 # Brings torch in, which what is made from arrays alone does without.
                 from vlood.engines.tuning import TuningRun
@@ -235,27 +240,31 @@ def fit_all(
                     from vlood.methods.local_prompt_fit import count_regions
 
                     count_regions(encoder.backbone)
-                given["images"] = how.with_views(method.name, own, images, seed)
+                given[data] = how.with_views(method.name, own, images, seed)
                 given["tuning"] = how.tuning(
                     method.name,
                     own,
                     side.classes,
                     encoder,
-                    given["images"],
+                    given[data],
                     side.scale(encoder),
                     given.get("negatives"),
                     announce,
+                    side.templates,
                 )
         trains = ("text-tower", "view-regions") if "tuning" in given else ()
-        _refuse_unmet(method, (*_ALLOWED, *given, *trains))
+        _refuse_unmet(method, (*met, *given, *trains))
         detector = method.fit(classes, own, side.scale(encoder), **given)
         learned = None
         if isinstance(detector, TunedDetector):
             learned = detector.learned
             detector = detector.compiled()
-        # Learned contexts stand where the templates' words would; not those of regions alone.
+        # Learned contexts stand where the templates' words would, but for those of regions alone; a
+        # learned tower has templates of its own.
         replaced = learned is not None and "local_ctx" not in learned.arrays
         said = () if side.class_embeddings or replaced else templates
+        if learned is not None and "templates" in learned.about:
+            said = tuple(learned.about["templates"])
         fitted.append(Fitted(detector, said, given.get("negatives"), learned=learned))
     return fitted
 
@@ -413,13 +422,33 @@ def _named(names: tuple[str, ...]) -> ClassFeatures:
 
 
 def _refuse_unmet(method: Method, allowed: Sequence[str]) -> None:
-    if method.learns and "images" not in allowed:
+    if method.learns and method.data not in allowed:
         raise UsageError(needs_training(method.name))
     missing = [need for need in method.record.needs if need not in allowed]
     if missing:
         raise UsageError(
             f"--method {method.name}: needs {' and '.join(missing)}, not only class names; "
             "`vlood methods` says what each method needs"
+        )
+
+
+def _data_of(method: Method, images: LabelledFeatures) -> LabelledFeatures:
+    """Return what a method learns from, unless it is captions that it cannot read."""
+    if isinstance(images, CaptionedFeatures):
+        refuse_captions(method)
+    return images
+
+
+def refuse_captions(method: Method) -> None:
+    """Refuse captions for a method that learns from labels.
+
+    Raises:
+        UsageError: it does.
+    """
+    if method.data != "captioned-images":
+        raise UsageError(
+            f"--captions: --method {method.name} learns from labelled images; give them with "
+            "--train, or tune clipn, which learns from captions"
         )
 
 
@@ -433,7 +462,13 @@ def _check_widths(classes: ClassFeatures, images: LabelledFeatures) -> None:
 
 
 def needs_training(method: str) -> str:
-    """Say that a method has to be given labelled images, and how."""
+    """Say that a method has to be given images, and how."""
+    if registry.get(method).data == "captioned-images":
+        return (
+            f'--method {method}: its "no" text features must be trained, on images with '
+            f"captions: `vlood tune {method} --classes C --captions IN... -o DIR` (or --train, "
+            "labelled images), or brought in with `vlood import`; then use --detector DIR"
+        )
     return (
         f"--method {method}: learns from labelled images; give them with --train, as in `vlood "
         f"tune {method} --classes C --train IN... -o DIR`, then use --detector DIR"

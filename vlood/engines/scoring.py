@@ -13,6 +13,7 @@ from vlood.backbone.image_features import ImageFeatures
 from vlood.engines.explaining import NearestNegatives, explain
 from vlood.engines.records import Record, rounded
 from vlood.engines.streaming import StreamOrder, start_stream, step_stream
+from vlood.errors import UsageError
 from vlood.features.cache import FeatureCache
 from vlood.features.embeddings import Embeddings
 from vlood.features.stream import StreamSettings, encode_images
@@ -38,6 +39,7 @@ class Decision:
         negatives: what explanations name.
         calibration: gives p-values and, without ``threshold``, decides.
         alpha: decide by p-value instead: OOD is at most this.
+        threshold_free: decide by the method's own rule, without a threshold.
     """
 
     threshold: float | None = None
@@ -45,6 +47,7 @@ class Decision:
     negatives: NearestNegatives | None = None
     calibration: Calibration | None = None
     alpha: float | None = None
+    threshold_free: bool = False
 
     def p_values(self, scores: Scores) -> list[float] | list[None]:
         """Return the p-value of each of N scores, or None where there is no calibration."""
@@ -100,6 +103,31 @@ class Scorer:
         if any(state is not None for state in self.states):
             self.order = self.order.after(ids)
         return scores
+
+
+def own_decision(detector: Detector, features: ImageFeatures) -> NDArray[np.bool_]:
+    """Say by a method's own rule which images are OOD, bool [N].
+
+    Raises:
+        UsageError: it has none.
+    """
+    check_own_rule(detector.method)
+    decide = registry.get(detector.method).decide
+    assert decide is not None
+    return decide(detector, features)
+
+
+def check_own_rule(method: str) -> None:
+    """Refuse a method that cannot decide without a threshold.
+
+    Raises:
+        UsageError: it has no rule of its own.
+    """
+    if registry.get(method).decide is None:
+        raise UsageError(
+            f"--threshold-free: --method {method} has no rule of its own that decides without a "
+            "threshold (clipn has one); give --threshold, or calibrate a detector"
+        )
 
 
 def is_stream(detector: Detector) -> bool:
@@ -201,10 +229,13 @@ def records_of(batch: ScoredBatch, detector: Detector, decision: Decision) -> li
     explained = None
     if decision.explain:
         explained = explain(detector, decision.negatives, batch.features)
+    own = own_decision(detector, batch.features) if decision.threshold_free else None
     for row, position in enumerate(batch.positions.tolist()):
         score = rounded(float(scores.score[row]))
         p_value = p_values[row]
         ood = decision.is_ood(score, int(scores.label[row]), p_value)
+        if own is not None:
+            ood = bool(own[row])
         record: Record = {
             "path": batch.ids[position],
             "score": score,

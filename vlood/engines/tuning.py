@@ -27,6 +27,7 @@ from vlood.images.sources import ImageItem
 from vlood.images.views import View
 from vlood.negatives.negative_features import NegativeFeatures
 from vlood.prompts.classes import ClassName
+from vlood.training.captioned import CaptionedFeatures
 from vlood.training.checkpoints import RunFolder
 from vlood.training.costs import CostProbe
 from vlood.training.labelled import LabelledFeatures
@@ -88,6 +89,7 @@ class TuningRun:
         logit_scale: float,
         negatives: NegativeFeatures | None = None,
         announce: Announce = unheard,
+        templates: tuple[str, ...] = (),
     ) -> Tuning:
         """Return what the method is given.
 
@@ -110,19 +112,21 @@ class TuningRun:
                 "classes": [[each.name, each.prompt] for each in classes],
                 "logit_scale": logit_scale,
                 "images": _digest(images),
+                "templates": list(templates),
             }
             if negatives is not None:
                 about |= {"negatives": _names_digest(negatives.names)}
         return Tuning(
             encoder.backbone,
             prompts,
-            encoder.encode,
             self.folder,
             about,
             self.on_step,
             self.probe,
             self._regions(announce),
             announce,
+            templates,
+            encoder.cache,
         )
 
     def _regions(self, announce: Announce) -> RegionSource | None:
@@ -245,4 +249,7 @@ def _digest(images: LabelledFeatures) -> str:
         if array is not None:
             digest.update(f"{array.shape};".encode())
             digest.update(np.ascontiguousarray(array).data)
+    if isinstance(images, CaptionedFeatures):
+        for caption in images.captions:
+            digest.update(caption.encode("utf-8", "surrogatepass") + b"\0")
     return digest.hexdigest()

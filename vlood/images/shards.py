@@ -18,6 +18,7 @@ from vlood.images.lists import label_text
 COMPRESSED_SUFFIXES = (".tgz", ".tar.gz", ".tbz", ".tar.bz2", ".txz", ".tar.xz", ".tar.zst")
 _LABEL_SUFFIXES = ("cls", "json")
 _MAX_LABEL_BYTES = 1 << 20
+NO_END = "its end is missing or damaged"
 
 
 def read_shard(path: str) -> Iterator[ImageItem]:
@@ -36,7 +37,7 @@ def read_shard(path: str) -> Iterator[ImageItem]:
         archive = tarfile.open(path, "r:")  # noqa: SIM115 (closed below; opening has its own errors)
     except (tarfile.TarError, OSError) as error:
         raise UsageError(
-            f"the shard {path} is not an uncompressed tar archive: {_reason(error)}"
+            f"the shard {path} is not an uncompressed tar archive: {reason_of(error)}"
         ) from None
     with archive:
         sample: list[tarfile.TarInfo] = []
@@ -45,18 +46,20 @@ def read_shard(path: str) -> Iterator[ImageItem]:
             for member in archive:
                 # The archive keeps every header it has seen; a shard may have millions.
                 archive.members = []  # type: ignore[attr-defined]
-                if not _counts(member):
+                if not usable_member(member):
                     continue
-                member_key = _key(member.name)
+                member_key = sample_key(member.name)
                 if member_key != key:
                     yield from _items(archive, path, sample)
                     sample, key = [], member_key
                 sample.append(member)
         except (tarfile.TarError, OSError, ValueError, EOFError) as error:
             yield from _items(archive, path, sample)
-            yield ImageItem(path, fault=f"the shard breaks off: {_reason(error)}")
+            yield ImageItem(path, fault=f"the shard breaks off: {reason_of(error)}")
             return
         yield from _items(archive, path, sample)
+        if not ends_well(archive):
+            yield ImageItem(path, fault=f"the shard breaks off: {NO_END}")
 
 
 def _items(
@@ -104,17 +107,31 @@ def _json_label(text: str) -> str | None:
     )
 
 
-def _counts(member: tarfile.TarInfo) -> bool:
+def usable_member(member: tarfile.TarInfo) -> bool:
+    """Say whether a member may belong to a sample: folders and hidden files do not."""
     hidden = os.path.basename(member.name).startswith(".")
     return not hidden and (member.isreg() or member.issym() or member.islnk())
 
 
-def _key(name: str) -> str:
+def sample_key(name: str) -> str:
+    """Return the key of a member's sample: its name up to the first dot."""
     folder, base = os.path.split(name)
     return os.path.join(folder, base.partition(".")[0])
 
 
-def _reason(error: Exception) -> str:
+def ends_well(archive: tarfile.TarFile) -> bool:
+    """Say whether a shard whose members were all read ends with the mark of an archive's end.
+
+    Reading stops without an error at a header that is cut short or damaged.
+    """
+    file = archive.fileobj
+    assert file is not None
+    file.seek(archive.offset)
+    return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+
+
+def reason_of(error: Exception) -> str:
+    """Return why an archive cannot be read, in the system's words where it has some."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlood.backbone.image_features import ImageFeatures
+from vlood.errors import UsageError
+from vlood.methods.clipn_settings import CLIPNSettings
 from vlood.methods.contract import (
     Detector,
     Method,
     MethodRecord,
-    RefuseToFit,
     Regional,
     Scores,
-    check_choice,
-    check_positive,
+    TunedDetector,
     check_unit_rows,
-    setting,
 )
 from vlood.methods.logits import class_cosines, softmax, with_labels
 from vlood.methods.regional import whole_range
+from vlood.prompts.classes import ClassName
+from vlood.prompts.templates import ClassFeatures, class_features, read_no_templates
+
+if TYPE_CHECKING:
+    from vlood.training.labelled import LabelledFeatures
+    from vlood.training.tuning import Tuning
 
 RECORD = MethodRecord(
     name="clipn",
@@ -31,40 +37,82 @@ RECORD = MethodRecord(
     venue="ICCV",
     url="https://arxiv.org/abs/2308.12213",
     summary='probability that the trained "no" text encoder does not object to the classes',
-    score_note="ATD: sum of q p, p = softmax(s cos), q = sigmoid(s cos - s cos-no), s = 100",
+    score_note="ATD: sum of q p, p = softmax(s cos), q = sigmoid(s cos - s cos-no), s the model's",
+    needs=("classes", "captioned-images", "text-tower"),
     trains=True,
     licence="MIT",
 )
 
-RULES = ("atd", "ctw")
-COMPARES = ("shrunk", "raw")
 
+def fit(
+    classes: ClassFeatures,
+    settings: CLIPNSettings,
+    logit_scale: float,
+    *,
+    captions: LabelledFeatures,
+    tuning: Tuning,
+    seed: int = 0,
+    device: str = "cpu",
+) -> TunedDetector:
+    """Train the "no" tower on images with captions, and compile both towers to class features.
 
-@dataclass(frozen=True)
-class CLIPNSettings:
-    """Settings of CLIPN."""
+    Args:
+        classes: K names; their features are not looked at.
+        settings: its settings.
+        logit_scale: factor on cosines in training, and in scoring where the settings have none.
+        captions: images with captions; images with labels get captions by templates.
+        tuning: the model, the prompts' names and the run.
+        seed: of the order of captions and everything drawn.
+        device: where the model is.
 
-    rule: str = setting(
-        "atd",
-        help="atd: agreeing to differ, over all classes; ctw: competing to win, the likeliest one",
-        unit="-",
-        source="the paper: ATD is the better of its two",
+    Raises:
+        UsageError: one class and the rule is ATD, a model without a causal text tower, or too few
+            images.
+        VloodError: the loss is not finite.
+    """
+    from vlood.methods.clipn_training import compiled_no_features, train
+
+    check_rule(settings, len(classes))
+    pairs = read_no_templates(settings.no_templates)
+    if tuning.templates and settings.variant == "hand-crafted":
+        raise UsageError(
+            "--template: the hand-crafted variant has templates in pairs; leave --template out, or "
+            "give pairs with --set no_templates=FILE"
+        )
+    templates = tuning.templates or tuple(positive for positive, _ in pairs)
+    names = [
+        ClassName(name, prompt) for name, prompt in zip(classes.names, tuning.prompts, strict=True)
+    ]
+    learned = train(captions, tuning, settings, logit_scale, seed=seed, device=device)
+    about = {**learned.about, "templates": list(templates)}
+    if settings.variant == "hand-crafted":
+        about["no_templates"] = [negation for _, negation in pairs]
+    learned = replace(learned, about=about)
+    tensors = {
+        "class_features": class_features(tuning.encode, names, templates).features,
+        "no_features": compiled_no_features(learned, tuning.backbone, names, templates),
+    }
+    return TunedDetector(
+        RECORD.name, settings, classes.names, tensors, float(logit_scale), learned=learned
     )
-    atd_compare: str = setting(
-        "shrunk",
-        help="what the probability of none of the classes must exceed where there is no "
-        "threshold: shrunk (q p, which sum to one with it) or raw (p)",
-        unit="-",
-        source="ours: the paper can be read both ways, and its code decides by thresholds",
-    )
-    logit_scale: float = setting(
-        100.0, help="factor on the cosines of both encoders", unit="1", source="its code, constant"
-    )
 
-    def __post_init__(self) -> None:
-        check_choice("clipn", "rule", self.rule, RULES)
-        check_choice("clipn", "atd_compare", self.atd_compare, COMPARES)
-        check_positive("clipn", "logit_scale", self.logit_scale)
+
+def check_rule(settings: CLIPNSettings, classes: int) -> None:
+    """Refuse ATD with a single class.
+
+    Raises:
+        UsageError: saying what to use.
+    """
+    if classes == 1 and settings.rule == "atd":
+        raise UsageError(
+            "clipn: ATD weighs classes by their probability among each other, and one class alone "
+            "has probability 1 for every image; use --set rule=ctw, or add classes"
+        )
+
+
+def scale_of(detector: Detector) -> float:
+    """Return the factor on the cosines of both encoders: the settings', or the model's."""
+    return float(detector.settings.logit_scale) or detector.logit_scale
 
 
 def score(detector: Detector, images: ImageFeatures) -> Scores:
@@ -137,16 +185,17 @@ def _logits(
     """Return the cosines with the classes, and the scaled "yes" and "no" logits, all [N, K]."""
     cosines = class_cosines(detector, images)
     against = np.asarray(images.unit @ detector.tensors["no_features"].T, dtype=np.float64)
-    scale = detector.settings.logit_scale
+    scale = scale_of(detector)
     return cosines, cosines * scale, against * scale
 
 
 def check(detector: Detector) -> None:
-    """Refuse features that are not of length 1.
+    """Refuse features that are not of length 1, and one class where the rule needs several.
 
     Raises:
-        UsageError: naming them.
+        UsageError: naming them, or one class and a rule for several.
     """
+    check_rule(detector.settings, len(detector.class_names))
     check_unit_rows(detector, "class_features", "no_features")
 
 
@@ -158,9 +207,10 @@ def regional(detector: Detector, regions: ImageFeatures) -> NDArray[np.float64]:
 METHOD = Method(
     RECORD,
     CLIPNSettings,
-    RefuseToFit("clipn", 'its "no" text features', "msp"),
+    fit,
     score,
     arrays={"class_features": "K D", "no_features": "K D"},
     check=check,
+    decide=decide,
     regional=Regional(regional, whole_range, 'probability that "no" does not object to a region'),
 )

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-NEEDS = ("classes", "local", "negatives", "noise", "images", "text-tower", "view-regions")
+NEEDS = (
+    "classes", "local", "negatives", "noise", "images", "captioned-images", "text-tower",
+    "view-regions",
+)  # fmt: skip
+# What a method can learn from, and the name that ``fit`` is given it with.
+DATA = {"images": "images", "captioned-images": "captions"}
 ORDER_DEPENDENT = "order-dependent"
 TRANSDUCTIVE = "transductive"
 PRESET = "preset"
@@ -36,9 +41,10 @@ class MethodRecord:
         url: of the paper.
         summary: the score in one line.
         score_note: which temperature is on what; two different scores are called MCM.
-        needs: of ``classes``, ``local``, ``negatives``, ``noise``, ``images``, ``text-tower`` (in
-            training alone), ``view-regions`` (in training alone: regional maps of augmented views,
-            instead of those of whole images).
+        needs: of ``classes``, ``local``, ``negatives``, ``noise``, ``images`` (with labels),
+            ``captioned-images`` (or labelled ones), ``text-tower`` (in training alone),
+            ``view-regions`` (in training alone: regional maps of augmented views, instead of those
+            of whole images).
         trains: whether it learns anything.
         licence: of the reference code.
         stream: "" where an image's score is its own; ``order-dependent`` where it depends on the
@@ -160,8 +166,10 @@ class Fit(Protocol):
         [n, D], raw features of noise pictures) and ``images``
         (:class:`~vlood.training.labelled.LabelledFeatures`, every class among them; with
         ``negative_images`` also negatives, the one in row m as K + m). With images come ``seed``,
-        of everything random in training, and ``device``, where torch trains. The features of
-        ``classes`` are [K, 0] where the record says ``names_only``.
+        of everything random in training, and ``device``, where torch trains. Where the record says
+        ``captioned-images``, they come as ``captions``, perhaps with captions
+        (:class:`~vlood.training.captioned.CaptionedFeatures`). The features of ``classes`` are
+        [K, 0] where the record says ``names_only``.
 
         With ``text-tower`` comes ``tuning`` (:class:`~vlood.training.tuning.Tuning`): the model,
         the names that prompts hold, and the run whose loop can be stopped, watched and measured.
@@ -232,6 +240,8 @@ class Method:
         check: what else must hold of a stored detector's tensors; raises UsageError.
         logits: gives the logits [N, K] that labels and confidences are made of; None: the cosines
             with ``class_features`` at the logit scale.
+        decide: says which images are OOD without a threshold, bool [N], where the method has a rule
+            of its own for that; None where it has none.
         regional: how it looks at regions; None: by the largest softmax probability of those
             cosines.
         presets: settings of published recipes by their name, which the setting ``preset`` takes;
@@ -252,6 +262,7 @@ class Method:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     check_training: Callable[[Any, int], None] | None = None
     optional: tuple[str, ...] = ()
+    decide: Callable[[Detector, ImageFeatures], NDArray[np.bool_]] | None = None
 
     @property
     def name(self) -> str:
@@ -265,8 +276,13 @@ class Method:
 
     @property
     def learns(self) -> bool:
-        """Say whether it is fitted from labelled images."""
-        return "images" in self.record.needs and not isinstance(self.fit, RefuseToFit)
+        """Say whether it is fitted from images, with labels or with captions."""
+        return self.data is not None and not isinstance(self.fit, RefuseToFit)
+
+    @property
+    def data(self) -> str | None:
+        """Return what it learns from: ``images``, ``captioned-images`` or None."""
+        return next((name for name in DATA if name in self.record.needs), None)
 
     @property
     def learns_from_whole_regions(self) -> bool:

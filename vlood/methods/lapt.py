@@ -111,7 +111,7 @@ def fit(
     tensors = {name: each.to(device).requires_grad_() for name, each in start.items()}
     length = start[CLASSES].shape[-2]
     sides = PromptSides(tower, tokenizer, tuning.prompts, terms, length)
-    bank = text_bank(tuning.texts, [*tuning.prompts, *terms], read_templates(TEMPLATES))
+    bank = text_bank(tuning.encode, [*tuning.prompts, *terms], read_templates(TEMPLATES))
     examples = Examples.of(images, chosen, count, bank, settings)
     objective = Objective(sides, tensors, examples, settings, logit_scale, device)
     order = ShuffledRows(len(examples), settings.batch_size, seed, drop_last=False)

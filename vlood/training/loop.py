@@ -323,16 +323,22 @@ class _Run:
 
 
 def _optimizer(parameters: list[torch.Tensor], settings: LoopSettings) -> torch.optim.Optimizer:
+    groups: list[dict[str, Any]] = [{"params": parameters}]
+    if settings.decay_dims:
+        decaying = [one for one in parameters if one.ndim >= settings.decay_dims]
+        others = [one for one in parameters if one.ndim < settings.decay_dims]
+        groups = [{"params": decaying}, {"params": others, "weight_decay": 0.0}]
+        groups = [group for group in groups if group["params"]]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(
-            parameters,
+            groups,
             lr=settings.learning_rate,
             betas=settings.betas,
             eps=settings.eps,
             weight_decay=settings.weight_decay,
         )
     return torch.optim.SGD(
-        parameters,
+        groups,
         lr=settings.learning_rate,
         momentum=settings.momentum,
         nesterov=settings.nesterov,

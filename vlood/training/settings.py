@@ -23,6 +23,7 @@ class LoopSettings:
         momentum: of ``sgd``.
         nesterov: whether that momentum is Nesterov's.
         weight_decay: L2 penalty of ``sgd``; decoupled in ``adamw``.
+        decay_dims: fewest dimensions a tensor has that decays: 2 leaves biases and norms alone.
         betas: of ``adamw``.
         eps: of ``adamw``; the default of torch, 1e-8, is too small in half precision.
         schedule: how the rate moves.
@@ -43,6 +44,7 @@ class LoopSettings:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 0.0
+    decay_dims: int = 0
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-6
     schedule: Schedule = field(default_factory=Schedule)
@@ -64,6 +66,7 @@ class LoopSettings:
             ("accumulate", 1),
             ("patience", 0),
             ("checkpoint_steps", 0),
+            ("decay_dims", 0),
         ):
             if getattr(self, name) < least:
                 raise UsageError(

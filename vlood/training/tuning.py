@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vlood.features.texts import encode_texts
 from vlood.training.loop import Loss, Rows, StepInputs, StepReport, Trained, train
 from vlood.training.regional_maps import RegionSource
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from vlood.backbone.backbone import Backbone
+    from vlood.features.cache import FeatureCache
     from vlood.training.checkpoints import RunFolder
     from vlood.training.costs import CostProbe
     from vlood.training.settings import LoopSettings
@@ -36,24 +38,36 @@ class Tuning:
     Attributes:
         backbone: the model, frozen.
         prompts: K names as prompts hold them, in the order of the classes.
-        texts: encodes n texts to raw features float32 [n, D], through the cache where there is one.
         run: the folder that keeps the run's state, or None.
         about: what decides the run's course beside the method's part, JSON-able.
         on_step: told after every step.
         probe: given, the run is measured and not made; what ``fit`` returns then means nothing.
         regions: makes regional maps of the images' views, or None where they are not at hand.
         announce: told of what is done without being asked for.
+        templates: the class templates that the user chose; none leaves the choice to the method.
+        cache: keeps embeddings of texts, or None.
     """
 
     backbone: Backbone
     prompts: tuple[str, ...]
-    texts: Callable[[list[str]], NDArray[np.float32]]
     run: RunFolder | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     on_step: Callable[[StepReport], None] = unwatched
     probe: CostProbe | None = None
     regions: RegionSource | None = None
     announce: Callable[[str], None] = unheard
+    templates: tuple[str, ...] = ()
+    cache: FeatureCache | None = None
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return raw text embeddings [N, D], each distinct text encoded once.
+
+        Where the run is only measured they are noise: its texts are not worth encoding for that.
+        """
+        if self.probe is not None:
+            shape = (len(texts), self.backbone.embed_dim)
+            return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        return encode_texts(texts, self.backbone, self.cache)
 
     def train(
         self,

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from vlood.backbone.image_features import ImageFeatures, unit
 from vlood.backbone.no_text import no_text_tower
+from vlood.backbone.no_tower import NoTextTower
 from vlood.backbone.text import CausalTextTower
 from vlood.evaluation.metrics import auroc, fpr_at_tpr
 from vlood.methods import logits, registry
+from vlood.methods.clipn_loss import losses, opposite_by_cosine
 from vlood.methods.contract import Detector, make_settings
 from vlood.prompts.classes import ClassName
 from vlood.prompts.templates import class_features
@@ -98,15 +100,15 @@ def clipn_text(inputs: Arrays, params: Params) -> dict[str, NDArray[Any]]:
     tokens = torch.from_numpy(inputs["tokens"])
 
     # In training each text draws one of the prompts, or their mean.
-    prompts = state["prompt_no"]
-    choices = torch.cat([prompts, prompts.mean(dim=0, keepdim=True)])
-    drawn = choices[torch.from_numpy(inputs["train_prompt_index"])]
-    without = no_text_tower(yes, {name: t for name, t in state.items() if name != "prompt_no"})
+    training = NoTextTower(yes, prompts=len(state["prompt_no"]))
+    for name, parameter in training.trainable().items():
+        parameter.copy_(state[name])
+    drawn = torch.from_numpy(inputs["train_prompt_index"])
 
     found = {
         "text_yes": yes.encode_tokens(tokens),
         "text_no_eval": no_text_tower(yes, state).encode_tokens(tokens),
-        "text_no_train": without.encode_embedded(without.embed(tokens) + drawn, yes.ends(tokens)),
+        "text_no_train": training(tokens, drawn),
         "forward_image": model.encode_image(torch.from_numpy(inputs["image"])),
     }
     outputs = {name: each.numpy() for name, each in found.items()}
@@ -119,7 +121,33 @@ def clipn_text(inputs: Arrays, params: Params) -> dict[str, NDArray[Any]]:
     return outputs
 
 
+def clipn_loss(inputs: Arrays, params: Params) -> dict[str, NDArray[Any]]:
+    tensors = {
+        name: torch.from_numpy(np.asarray(inputs[name], np.float64)).requires_grad_()
+        for name in ("image_features", "text_features", "text_features_no")
+    }
+    scale = torch.tensor(float(params["logit_scale"]), dtype=torch.float64, requires_grad=True)
+    parts = losses(*tensors.values(), scale)
+    total = parts.total()
+    total.backward()
+    found = {
+        "loss_bin_yes": parts.yes,
+        "loss_bin_no": parts.no,
+        "loss_tso": parts.tso,
+        "loss_tso_cosine": opposite_by_cosine(
+            tensors["text_features"], tensors["text_features_no"]
+        ),
+        "total": total,
+        "grad_image": tensors["image_features"].grad,
+        "grad_text": tensors["text_features"].grad,
+        "grad_text_no": tensors["text_features_no"].grad,
+        "grad_scale": scale.grad,
+    }
+    return {name: np.asarray(each.detach()) for name, each in found.items() if each is not None}
+
+
 FAMILIES = {
+    "clipn_loss": clipn_loss,
     "clipn_scores": clipn_scores,
     "clipn_template_fusion": clipn_template_fusion,
     "clipn_text": clipn_text,

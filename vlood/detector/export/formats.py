@@ -129,7 +129,9 @@ def _check_target(request: Request, output: Path) -> None:
 def _is_tuned(request: Request, saved: SavedDetector) -> bool:
     """Tell whether the model's own weights were changed."""
     weights = saved.learned is not None and saved.learned.kind == "weights"
-    return weights or (request.source / ADAPTER_FOLDER).is_dir()
+    # CLIPN's adapter is that of its "no" tower, which the arrays hold compiled.
+    own = saved.learned is not None and saved.learned.kind == "no-text"
+    return weights or (not own and (request.source / ADAPTER_FOLDER).is_dir())
 
 
 def _backbone(request: Request, saved: SavedDetector) -> Backbone:

@@ -166,7 +166,7 @@ def _neglabel(detector: Detector) -> list[str]:
 
 
 def _clipn(detector: Detector) -> list[str]:
-    s = detector.settings.logit_scale
+    s = detector.settings.logit_scale or detector.logit_scale
     lines = [
         _CLASS_LOGITS,
         f"yes = {s} * features @ tensors['class_features'].T",

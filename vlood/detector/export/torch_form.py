@@ -175,8 +175,9 @@ def _clipn(
     settings: Any, scale: float, tensors: dict[str, Tensor], features: Tensor, local: Tensor
 ) -> tuple[Tensor, Tensor]:
     cosines = _cosines(tensors, features)
-    yes = cosines * settings.logit_scale
-    no = _unit(features) @ tensors["no_features"].T * settings.logit_scale
+    own = settings.logit_scale or scale
+    yes = cosines * own
+    no = _unit(features) @ tensors["no_features"].T * own
     agrees = (yes - no).sigmoid()
     if settings.rule == "atd":
         return (agrees * yes.softmax(1)).sum(1), cosines * scale

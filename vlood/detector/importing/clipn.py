@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -23,9 +24,11 @@ from vlood.prompts.templates import class_features, read_no_templates
 FORMAT = "clipn"
 _NO = "_no"
 _TOKENS = "token_embedding_no.weight"
-# Enough of a tower to tell it from any other; the largest tensors would only take time.
-_OF_IMAGES = ("visual.class_embedding", "visual.positional_embedding", "visual.proj")
-_OF_TEXTS = ("positional_embedding", "text_projection", "ln_final.weight", "ln_final.bias")
+_IMAGES = "visual."
+_ONE_CLASS = (
+    "there is one class, of which ATD says nothing (its probability among the classes is 1 for "
+    "every image), so the detector scores by CTW"
+)
 
 
 def import_clipn(
@@ -53,6 +56,12 @@ def import_clipn(
     no = {name: tensor for name, tensor in checkpoint.tensors.items() if _is_no(name)}
     if not no:
         raise lacks(checkpoint, '"no" tower (names with _no)', FORMAT)
+    for name in no:
+        if not bool(torch.isfinite(no[name]).all()):
+            raise UsageError(
+                f"{checkpoint.path}: {name} holds numbers that are not finite; use another "
+                "checkpoint of the run"
+            )
     learned_prompts = PROMPTS in no
     if templates and not learned_prompts:
         raise UsageError(
@@ -65,7 +74,9 @@ def import_clipn(
         target.check_token_width(checkpoint, _TOKENS, checkpoint.shape(_TOKENS)[-1])
     _check_images(checkpoint, target)
     yes = _yes_state(checkpoint, no)
-    is_own = yes is None or _same(checkpoint.tensors, _OF_TEXTS, tower.module.state_dict())
+    own = tower.module.state_dict()
+    shared = {name: own[name] for name in own if name in _plain_names(no)}
+    is_own = yes is None or _same(checkpoint.tensors, shared)
     pairs = read_no_templates()
     positives = templates or tuple(positive for positive, _ in pairs)
     negations = positives if learned_prompts else tuple(negation for _, negation in pairs)
@@ -79,7 +90,9 @@ def import_clipn(
         "class_features": class_features(encode_yes, classes, positives).features,
         "no_features": against,
     }
-    settings = make_settings(registry.get(FORMAT), {})
+    # ATD says nothing of a single class; CTW does.
+    rule = {"rule": "ctw"} if len(classes) == 1 else {}
+    settings = make_settings(registry.get(FORMAT), rule)
     detector = Detector(FORMAT, settings, tuple(target.names), tensors, backbone.logit_scale)
     used = [*no, *(name for name in checkpoint.tensors if name in _plain_names(no))]
     missing = [] if learned_prompts else [PROMPTS]
@@ -93,11 +106,19 @@ def import_clipn(
         matched=f'the {variant} variant\'s "no" tower ({len(no)} tensors) was asked about '
         f"{len(classes)} classes by {len(positives)} template(s), beside the text tower of "
         f"{backbone.name if is_own else 'the file'}; they score with clipn",
-        notes=tuple(_notes(checkpoint, target, yes is not None, is_own, keep_learned)),
+        notes=(
+            *_notes(checkpoint, target, yes is not None, is_own, keep_learned),
+            *([_ONE_CLASS] if len(classes) == 1 else []),
+        ),
     )
     saved = target.saved(
         detector,
-        {**source_of(checkpoint, FORMAT), "variant": variant, "no_templates": list(negations)},
+        {
+            **source_of(checkpoint, FORMAT),
+            "variant": variant,
+            "no_templates": list(negations),
+            "yes_tower": "model" if is_own else "file",
+        },
         templates=positives,
         learned=_learned(no, variant) if keep_learned else None,
     )
@@ -129,7 +150,7 @@ def _yes_state(
 
 
 def _images(checkpoint: Checkpoint) -> list[str]:
-    return [name for name in checkpoint.tensors if name.startswith("visual.")]
+    return [name for name in checkpoint.tensors if name.startswith(_IMAGES)]
 
 
 def _has_images(checkpoint: Checkpoint) -> bool:
@@ -138,8 +159,12 @@ def _has_images(checkpoint: Checkpoint) -> bool:
 
 def _check_images(checkpoint: Checkpoint, target: Target) -> None:
     """Refuse a model whose image features are not those the towers were trained against."""
-    own = target.backbone.module.state_dict()
-    if _has_images(checkpoint) and not _same(checkpoint.tensors, _OF_IMAGES, own):
+    own = {
+        name: tensor
+        for name, tensor in target.backbone.module.state_dict().items()
+        if name.startswith(_IMAGES)
+    }
+    if _has_images(checkpoint) and not _same(checkpoint.tensors, own):
         raise UsageError(
             f"{checkpoint.path}: its image tower is not that of --model {target.backbone.name}, so "
             "its texts would not fit the images; give the model that it was trained on, which is "
@@ -147,21 +172,34 @@ def _check_images(checkpoint: Checkpoint, target: Target) -> None:
         )
 
 
-def _same(
-    stored: Mapping[str, torch.Tensor], names: tuple[str, ...], own: Mapping[str, torch.Tensor]
-) -> bool:
-    """Tell whether a file's tower is the model's, up to the precision of either."""
-    compared = [name for name in names if name in own]
-    for name in compared:
-        if name not in stored or stored[name].shape != own[name].shape:
-            return False
-        halves = any(one[name].dtype in (torch.float16, torch.bfloat16) for one in (stored, own))
-        ours, theirs = own[name].float().cpu(), stored[name].float()
+def _same(stored: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> bool:
+    """Tell whether a file holds a tower of the model, all of it.
+
+    One digest over a tower settles it where both are of one precision; otherwise it may differ by
+    what rounding does.
+    """
+    if any(name not in stored or stored[name].shape != own[name].shape for name in own):
+        return False
+    if _digest(stored, own) == _digest(own, own):
+        return True
+    for name, tensor in own.items():
+        halves = any(one.dtype in (torch.float16, torch.bfloat16) for one in (tensor, stored[name]))
+        ours, theirs = tensor.float().cpu(), stored[name].float()
         # bfloat16 keeps eight bits.
         most = (1e-2 if halves else 1e-5) * float(ours.abs().max())
         if not float((ours - theirs).abs().max()) <= most:
             return False
-    return bool(compared)
+    return bool(own)
+
+
+def _digest(tensors: Mapping[str, torch.Tensor], names: Iterable[str]) -> str:
+    """Return a digest of some tensors: their names, types and bytes."""
+    digest = blake2b(digest_size=16)
+    for name in sorted(names):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _learned(no: Mapping[str, torch.Tensor], variant: str) -> Learned:
