@@ -166,8 +166,6 @@ def test_what_cannot_be_fitted_is_one_sentence(plain: Encoder) -> None:
     given = images()
     with pytest.raises(UsageError, match="--train: --method mcm learns nothing from images"):
         fit_from_images("mcm", SIDE, given)
-    with pytest.raises(UsageError, match="--method local-prompt cannot be trained here yet"):
-        fit_from_images("local-prompt", SIDE, given)
     with pytest.raises(UsageError, match="--shots 13: not every class"):
         probe(given, shots=13)
     check_learns("linear-probe")
