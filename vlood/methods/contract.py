@@ -227,7 +227,7 @@ class Method:
         logits: gives the logits [N, K] that labels and confidences are made of; None: the cosines
             with ``class_features`` at the logit scale.
         regional: how it looks at regions; None: by the largest softmax probability of those
-            cosines.
+            logits.
     """
 
     record: MethodRecord

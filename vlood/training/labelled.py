@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vlood.backbone.image_features import ClassifierLogits
 from vlood.errors import UsageError
 
 _SHOWN = 5
@@ -23,6 +24,7 @@ class LabelledFeatures:
         ids: N paths or row numbers, or none where nobody asked.
         local: patch embeddings, float32 [N, R, D], or None.
         views: embeddings of V augmented views of each image, float32 [N, V, D], or None.
+        logits: of a closed-world classifier, or None.
     """
 
     raw: NDArray[np.float32]
@@ -30,6 +32,7 @@ class LabelledFeatures:
     ids: tuple[str, ...] = ()
     local: NDArray[np.float32] | None = None
     views: NDArray[np.float32] | None = None
+    logits: ClassifierLogits | None = None
 
     def __post_init__(self) -> None:
         count = len(self.labels)
@@ -46,6 +49,10 @@ class LabelledFeatures:
             )
         if self.views is not None and len(self.views) != count:
             raise UsageError(f"training images: views of {len(self.views)} for {count} images")
+        if self.logits is not None and len(self.logits.values) != count:
+            raise UsageError(
+                f"training images: logits of {len(self.logits.values)} for {count} images"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,6 +65,7 @@ class LabelledFeatures:
             tuple(self.ids[row] for row in chosen.tolist()) if self.ids else (),
             None if self.local is None else self.local[chosen],
             None if self.views is None else self.views[chosen],
+            None if self.logits is None else self.logits.rows(chosen),
         )
 
 
