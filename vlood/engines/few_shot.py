@@ -14,7 +14,7 @@ from vlood.engines.negatives import Announce, NegativesChoice
 from vlood.errors import UsageError
 from vlood.methods import registry
 from vlood.training.few_shot import sample_shots
-from vlood.training.labelled import LabelledFeatures
+from vlood.training.labelled import LabelledFeatures, with_label_noise
 
 if TYPE_CHECKING:
     from vlood.engines.tuning import TuningRun
@@ -32,6 +32,7 @@ def fit_from_images(
     negatives: NegativesChoice | None = None,
     announce: Announce = lambda text: None,
     run: TuningRun | None = None,
+    label_noise: float = 0.0,
 ) -> Fitted:
     """Fit a method that learns from labelled images, with all of them or with some of each class.
 
@@ -49,6 +50,7 @@ def fit_from_images(
         negatives: for methods that need them.
         announce: told of what is done without being asked for.
         run: how a run of the training loop is kept, watched or measured.
+        label_noise: share of the labels that are made wrong, drawn by ``seed``.
 
     Raises:
         UsageError: the method does not learn from images, a class has too few of them, or a
@@ -58,6 +60,7 @@ def fit_from_images(
     used = images
     if shots is not None:
         used = images.rows(sample_shots(images.labels, shots, seed, side.names()))
+    used = with_label_noise(used, label_noise, side.names(), seed)
     fitted = fit_all(
         [method],
         side,
@@ -77,6 +80,7 @@ def fit_from_images(
             seed=seed,
             sampled=used.ids if shots is not None else (),
             digest=features_digest(used),
+            label_noise=label_noise,
         ),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,10 +21,10 @@ from vlood.methods.contract import (
     setting,
 )
 from vlood.methods.logits import with_labels
-from vlood.methods.rows import RowSettings, training_rows
+from vlood.methods.rows import RowSettings, row_lengths, training_rows
 from vlood.prompts.templates import ClassFeatures
 from vlood.training.labelled import LabelledFeatures, class_counts
-from vlood.training.neighbours import Bank, build_bank, choose_probes
+from vlood.training.neighbours import TARGET_RECALL, Bank, build_bank, choose_probes
 
 RECORD = MethodRecord(
     name="knn",
@@ -43,7 +44,12 @@ RECORD = MethodRecord(
     names_only=True,
 )
 
+logger = logging.getLogger(__name__)
+
 _K = 10
+# A neighbour's vote is exp(cos / 0.07), as in Wu et al. 2018, section 3.4: near ones count more,
+# and one of a wrong label is outvoted.
+_VOTE_TEMPERATURE = 0.07
 _UNSEEN = 10.0
 
 
@@ -65,7 +71,8 @@ class KnnSettings:
     )
     probes: int = setting(
         0,
-        help="above 100,000 images: lists to look into; 0: as many as find 98.5 % of the nearest",
+        help="above 100,000 images: lists to look into; 0: as many as find 98.5 % of the nearest, "
+        "or a distance right to 1 %",
         unit="lists",
         source="measured at training",
     )
@@ -117,6 +124,14 @@ def fit(
         )
     bank, order = build_bank(rows, seed=seed)
     probes, recall = choose_probes(bank, k, seed=seed) if not settings.probes else (0, 0.0)
+    if 0 < recall < TARGET_RECALL:
+        logger.warning(
+            "knn: looking into %d of %d lists finds %.1f %% of the nearest images; --set probes "
+            "takes more, and more time",
+            probes,
+            len(bank.centroids),
+            100 * recall,
+        )
     settings = replace(settings, k=k, probes=settings.probes or probes, recall=recall)
     tensors: dict[str, NDArray[Any]] = {
         "bank": bank.rows,
@@ -138,7 +153,7 @@ def score(detector: Detector, images: ImageFeatures) -> Scores:
 
 
 def logits(detector: Detector, images: ImageFeatures) -> NDArray[np.float64]:
-    """Return log-sums of exp(s cos) over the k nearest images of each class, [N, K].
+    """Return log-sums of exp(cos / 0.07) over the k nearest images of each class, [N, K].
 
     A class with none of them gets a little less than the farthest one would give it.
     """
@@ -158,7 +173,7 @@ def check(detector: Detector) -> None:
         raise UsageError("list_ends must rise to the number of rows of the bank")
     if labels.min() < 0 or labels.max() >= len(detector.class_names):
         raise UsageError("bank_labels must be indices of the classes")
-    if not (abs(np.linalg.norm(own["bank"], axis=1) - 1) < 1e-2).all():
+    if not (abs(row_lengths(own["bank"]) - 1) < 1e-2).all():
         raise UsageError("bank must have rows of length 1")
     if not 1 <= detector.settings.k <= count or detector.settings.probes < 1:
         raise UsageError("k must be from 1 to the number of rows of the bank, and probes above 0")
@@ -183,7 +198,7 @@ def _votes(
     detector: Detector, cosines: NDArray[np.float32], ids: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     there = np.isfinite(cosines)
-    weights = np.where(there, cosines, -1).astype(np.float64) * detector.logit_scale
+    weights = np.where(there, cosines, -1).astype(np.float64) / _VOTE_TEMPERATURE
     peak = weights.max(axis=1, initial=-np.inf, keepdims=True)
     labels = detector.tensors["bank_labels"][np.maximum(ids, 0)]
     mass = np.zeros((len(ids), len(detector.class_names)))

@@ -79,16 +79,17 @@ def moments(
     count, width = rows.shape
     single = count * width * width > _DOUBLE_UP_TO
     kind = np.float32 if single else np.float64
+    from scipy.sparse import csr_array
+
     counts = np.bincount(labels, minlength=classes).astype(np.float64)
     sums, second = np.zeros((classes, width)), np.zeros((width, width))
     shift = origin.astype(kind)
     for start in range(0, count, _BLOCK):
         block = rows[start : start + _BLOCK].astype(kind) - shift
         second += block.T @ block
-        own = labels[start : start + _BLOCK]
-        order = np.argsort(own, kind="stable")
-        present, first = np.unique(own[order], return_index=True)
-        sums[present] += np.add.reduceat(block[order], first, axis=0, dtype=np.float64)
+        own, ones = labels[start : start + _BLOCK], np.ones(len(block), kind)
+        members = csr_array((ones, (own, np.arange(len(block)))), (classes, len(block)))
+        sums += members @ block
     return Moments(counts, sums, second)
 
 

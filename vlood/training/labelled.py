@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,40 @@ class LabelledFeatures:
             None if self.views is None else self.views[chosen],
             None if self.logits is None else self.logits.rows(chosen),
         )
+
+
+def with_label_noise(
+    images: LabelledFeatures, share: float, classes: Sequence[str], seed: int
+) -> LabelledFeatures:
+    """Give a share of the images the label of another class, all others alike likely.
+
+    The share is exact up to rounding, and images drawn for a smaller share are among those of a
+    larger one.
+
+    Args:
+        images: N labelled images.
+        share: in [0, 1).
+        classes: K names.
+        seed: of the draw.
+
+    Raises:
+        UsageError: a share out of its range, one class alone, or a class that keeps no image.
+    """
+    if not 0 <= share < 1:
+        raise UsageError(f"--label-noise {share}: expected a share from 0 to below 1, such as 0.2")
+    if share == 0:
+        return images
+    if len(classes) < 2:
+        raise UsageError("--label-noise: there is one class, and no other label to give")
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(images))
+    moves = rng.integers(1, len(classes), len(images))
+    wrong = order[: round(share * len(images))]
+    labels = images.labels.copy()
+    labels[wrong] = (labels[wrong] + moves[wrong]) % len(classes)
+    kept = np.delete(images.labels, wrong)
+    check_every_class(kept, classes)
+    return replace(images, labels=labels)
 
 
 def check_every_class(labels: NDArray[np.int64], classes: Sequence[str]) -> None:

@@ -19,14 +19,15 @@ SHRINKAGES: tuple[float, ...] = (
     1.0,
 )
 GROUPS = 5
-_MOST_ROWS = 50_000
+_MOST_CLASSES = 200
+_MOST_ROWS = 20_000
 _MOST_SCORED = 1000
 
 
 def choose_shrinkage(
     rows: NDArray[np.float32], labels: NDArray[np.int64], classes: int, *, seed: int = 0
 ) -> float:
-    """Choose from :data:`SHRINKAGES`; of many images a sample decides.
+    """Choose from :data:`SHRINKAGES`; of many classes and images a sample decides.
 
     Args:
         rows: float32 [N, D].
@@ -34,6 +35,12 @@ def choose_shrinkage(
         classes: K.
         seed: of the sample.
     """
+    if classes > _MOST_CLASSES:
+        drawn = np.random.default_rng(seed).permutation(classes)[:_MOST_CLASSES]
+        number = np.full(classes, -1)
+        number[np.sort(drawn)] = np.arange(_MOST_CLASSES)
+        kept = np.flatnonzero(number[labels] >= 0)
+        rows, labels, classes = rows[kept], number[labels[kept]], _MOST_CLASSES
     turn = turns(labels, classes)
     if len(labels) > _MOST_ROWS:
         # The first so many of each class after a shuffle, for each class alike.
