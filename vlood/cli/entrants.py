@@ -200,11 +200,12 @@ def _learned(
                         run=TuningRun(views=views),
                         label_noise=fits.label_noise,
                     )
-                    called = name if count is None else f"{name} {count}-shot"
+                    shown = name
                     if fits.label_noise:
-                        called += f" {100 * fits.label_noise:g} % label noise"
+                        shown += f" {100 * fits.label_noise:g} % label noise"
+                    called = shown if count is None else f"{shown} {count}-shot"
                     called += f" seed {one}" if len(seeds) > 1 else ""
-                    entrant = entrant_of(fit.detector, called, shown=name, shots=count, seed=one)
+                    entrant = entrant_of(fit.detector, called, shown=shown, shots=count, seed=one)
                     found[name].append(entrant)
                     bar.advance(1)
     return found
