@@ -428,3 +428,31 @@ def test_agrees_with_pytorch_ood(fitted: dict[str, Detector]) -> None:
     _, logits, _ = head_of(fitted["gen"])
     gen = theirs.GEN.score(torch.from_numpy(logits), gamma=0.1).numpy() * K
     np.testing.assert_allclose(score(fitted["gen"]), -gen, rtol=1e-5)
+
+
+@PYTORCH_OOD
+def test_agrees_with_more_of_pytorch_ood(fitted: dict[str, Detector]) -> None:
+    import torch
+    from pytorch_ood import detector as theirs
+    from pytorch_ood.detector.ash import ash_b, ash_p, ash_s
+
+    _, logits, bank_logits = head_of(fitted["kl-matching"])
+    matching = theirs.KLMatching(None).fit_logits(torch.from_numpy(bank_logits))
+    found = matching.predict_logits(torch.from_numpy(logits)).numpy()
+    typical = kl_matching.typical_answers(softmax(bank_logits, axis=1))
+    own = kl_matching.least_divergence(softmax(logits, axis=1), typical)
+    np.testing.assert_allclose(own, found, rtol=1e-5, atol=1e-7)
+
+    # Theirs looks at activations that are not negative.
+    rows = np.abs(KNOWN.raw).astype(np.float64)
+    for shape, other in (("s", ash_s), ("p", ash_p), ("b", ash_b)):
+        made = other(torch.from_numpy(rows)[:, :, None, None], 0.65).numpy()[:, :, 0, 0]
+        np.testing.assert_allclose(shaped(rows, shape, 0.65), made, rtol=1e-6)
+
+    bank = unit(TRAINING.raw).astype(np.float64)
+    ridge = 0.1 * float(np.var(bank, axis=0).mean())
+    mixture = theirs.GMM(None, reg=ridge)
+    mixture.fit_features(torch.from_numpy(bank), torch.from_numpy(TRAINING.labels))
+    found = mixture.predict_features(torch.from_numpy(unit(KNOWN.raw)).double()).numpy()
+    own = score(fit("gmm", components=1, directions=D, covariance="full"))
+    np.testing.assert_allclose(own, -found, rtol=1e-5)
