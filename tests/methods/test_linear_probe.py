@@ -12,7 +12,6 @@ from vlood.backbone.image_features import ImageFeatures
 from vlood.errors import UsageError
 from vlood.methods import linear_probe, registry
 from vlood.methods.contract import Detector, make_settings
-from vlood.methods.linear_probe import ensemble
 from vlood.methods.logits import entropy, probability_entropy, softmax, top_labels
 from vlood.prompts.templates import ClassFeatures
 from vlood.training.labelled import LabelledFeatures
@@ -65,16 +64,6 @@ def test_top_labels_need_no_class_features() -> None:
     np.testing.assert_array_equal(order, np.argsort(-p, axis=1, kind="stable"))
     np.testing.assert_allclose(probability, -np.sort(-p, axis=1), rtol=1e-4)
     assert registry.width(detector()) == D
-
-
-def test_three_sure_and_different_classifiers_are_a_third_sure() -> None:
-    one_hots = [np.eye(3)[[column]] for column in range(3)]
-    mean = ensemble(one_hots)
-    np.testing.assert_allclose(mean, 1 / 3)
-    np.testing.assert_allclose(probability_entropy(mean), np.log(3))
-    same = ensemble([one_hots[1]] * 3)
-    assert same.max() == 1
-    assert probability_entropy(same)[0] == 0
 
 
 def test_formulas_on_probabilities_agree_with_those_on_logits() -> None:

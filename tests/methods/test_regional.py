@@ -17,6 +17,7 @@ from vlood.methods.local_prompt import regional_concept_match
 from vlood.methods.regional import regional_ends, regional_idness, softmax_ends
 from vlood.negatives.negative_features import NegativeFeatures
 from vlood.prompts.templates import ClassFeatures
+from vlood.training.labelled import LabelledFeatures
 
 Array = NDArray[Any]
 N, ROWS, COLUMNS, K, M, D, SCALE = 5, 2, 3, 4, 30, 16, 20.0
@@ -30,6 +31,7 @@ def normal(*shape: int, seed: int) -> Array:
 
 IMAGES = ImageFeatures(normal(N, D, seed=0) * 3, normal(N, R, D, seed=1) * 2, (ROWS, COLUMNS))
 CLASSES = ClassFeatures.of(list(NAMES), normal(K, D, seed=2))
+TRAINING = LabelledFeatures(normal(8 * K, D, seed=11) * 3, np.arange(8 * K) % K)
 NEGATIVES = NegativeFeatures.of([f"n{row}" for row in range(M)], normal(M, D, seed=3))
 
 
@@ -43,6 +45,10 @@ def detector(method: str, classes: ClassFeatures = CLASSES, **values: Any) -> De
     elif method == "local-prompt":
         names = ("class_features", "local_features", "local_negative_features")
         tensors = {name: unit(normal(K, D, seed=7 + at)) for at, name in enumerate(names)}
+    elif method == "mixoe":
+        tensors = {"weight": normal(K, D, seed=5), "bias": normal(K, seed=6)}
+    elif found.learns:
+        return found.fit(classes, settings, SCALE, images=TRAINING)
     else:
         given: dict[str, Any] = {"negatives": NEGATIVES, "noise": normal(9, D, seed=10)}
         needs = {name: given[name] for name in found.record.needs if name in given}

@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifierLogits:
+    """What a closed-world classifier says of N images.
+
+    Attributes:
+        values: logits before any softmax, float32 [N, C].
+        names: the classes of the C columns, in their order.
+    """
+
+    values: NDArray[np.float32]
+    names: tuple[str, ...]
+
+    def rows(self, chosen: Any) -> ClassifierLogits:
+        """Return the rows of a slice or of numbers."""
+        return ClassifierLogits(np.asarray(self.values[chosen], np.float32), self.names)
 
 
 @dataclass(frozen=True)
@@ -17,11 +35,13 @@ class ImageFeatures:
         local: patch embeddings, float32 [N, R, D] in row-major order of ``local_grid``, not
             normalised, or None when they were not asked for.
         local_grid: rows and columns of the R regions, or None.
+        logits: of a closed-world classifier beside the model, or None.
     """
 
     raw: NDArray[np.float32]
     local: NDArray[np.float32] | None = None
     local_grid: tuple[int, int] | None = None
+    logits: ClassifierLogits | None = None
 
     def __len__(self) -> int:
         return len(self.raw)

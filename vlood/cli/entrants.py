@@ -51,11 +51,13 @@ class Fits:
         train: labelled images to learn from, or None.
         shots: images a class, each a fit of its own; none: all images.
         seeds: each a fit, and a stream's order, of its own; none: the command's seed alone.
+        label_noise: share of the training labels that are made wrong.
     """
 
     train: Source | None = None
     shots: Sequence[int] = ()
     seeds: Sequence[int] = ()
+    label_noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -225,10 +227,14 @@ def _learned(
                         negatives=negatives[name],
                         announce=announce,
                         run=TuningRun(views=views),
+                        label_noise=fits.label_noise,
                     )
-                    called = name if count is None else f"{name} {count}-shot"
+                    shown = name
+                    if fits.label_noise:
+                        shown += f" {100 * fits.label_noise:g} % label noise"
+                    called = shown if count is None else f"{shown} {count}-shot"
                     called += f" seed {one}" if len(seeds) > 1 else ""
-                    entrant = entrant_of(fit.detector, called, shown=name, shots=count, seed=one)
+                    entrant = entrant_of(fit.detector, called, shown=shown, shots=count, seed=one)
                     found[name].append(entrant)
                     bar.advance(1)
     return found

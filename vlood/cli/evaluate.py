@@ -118,6 +118,16 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    label_noise: Annotated[
+        float,
+        typer.Option(
+            "--label-noise",
+            metavar="SHARE",
+            help="Make this share of the training labels wrong, drawn by --seed, to see what it "
+            "does.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = 0.0,
     seeds: Annotated[
         str | None,
         typer.Option(
@@ -195,6 +205,9 @@ def evaluate(
       vlood eval --method locoop,coop,gl-mcm --classes c.txt --train train/ --shots 1,4 \
           --seeds 1,2,3 --id test/ --ood far=x/ -o report/
 
+      vlood eval --method cooked,knn,mahalanobis,linear-probe --classes c.txt --train train.store \
+          --id test.store --ood far=x.store --label-noise 0.2 -o report/
+
       vlood eval --method all --classes c.txt --id test/ --ood far=x/ --shift fog --shift jpeg:3
 
       vlood eval --class-embeddings names.npy --id a.npy --id-labels labels.npy --ood b=b.npy
@@ -235,7 +248,9 @@ def evaluate(
     read = ReadOptions(root, False, fast_decode, background)
     counts = shots_of(shots)
     source = training_source(train, train_labels, counts, read)
-    fits = Fits(source, counts, numbers_of(seeds, "--seeds", least=0))
+    fits = Fits(source, counts, numbers_of(seeds, "--seeds", least=0), label_noise)
+    if label_noise and source is None:
+        raise UsageError("--label-noise: goes with --train, the labelled images to learn from")
     how = EvalOptions(
         folders=folders,
         fits=fits,

@@ -404,7 +404,9 @@ def check_decidable(
 
 def embedding_width(detector: Detector) -> int:
     """Return the width of the embeddings a detector scores."""
-    return next(int(array.shape[1]) for array in detector.tensors.values() if array.ndim == 2)
+    from vlood.methods import registry
+
+    return registry.width(detector)
 
 
 def check_width(embeddings: Sequence[Embeddings], inputs: Sequence[str], width: int) -> None:

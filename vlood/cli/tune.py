@@ -94,6 +94,16 @@ def tune(
             rich_help_panel=_TRAINING,
         ),
     ] = None,
+    label_noise: Annotated[
+        float,
+        typer.Option(
+            "--label-noise",
+            metavar="SHARE",
+            help="Make this share of the training labels wrong, drawn by --seed, to see what it "
+            "does.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = 0.0,
     resume: Annotated[
         bool,
         typer.Option(
@@ -157,6 +167,12 @@ def tune(
 
       vlood tune linear-probe --classes c.txt --train x.npy --train-labels y.npy -o my-probe
 
+      vlood tune knn --classes classes.txt --train train.store -o my-neighbours
+
+      vlood tune mahalanobis --classes classes.txt --train train/ --label-noise 0.2 -o noisy
+
+      vlood tune cooked --classes classes.txt --train train.store --set score=entropy -o my-ensemble
+
       vlood tune coop --classes classes.txt --train train/ --shots 16 --dry-run -o my-prompts
 
       vlood tune coop --classes classes.txt --train train/ --shots 16 -o my-prompts
@@ -205,7 +221,8 @@ def tune(
         check_new(output, overwrite=overwrite)
         folder.check(overwrite=overwrite)
     read = ReadOptions(root, False, fast_decode, background)
-    for name, given in (("--resume", resume), ("--dry-run", dry_run), ("--log", log)):
+    options = {"--resume": resume, "--dry-run": dry_run, "--log": log}
+    for name, given in {**options, "--label-noise": label_noise}.items():
         if given and not (train or captions):
             raise UsageError(f"{name}: goes with --train, the labelled images to learn from")
     if no_train is not None:
@@ -294,6 +311,7 @@ def tune(
                 negatives=named,
                 announce=announce,
                 run=how,
+                label_noise=label_noise,
             )
 
         if dry_run:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vlood.errors import UsageError
+from vlood.methods import registry
 from vlood.methods.contract import Detector, Learned
 from vlood.negatives.negative_features import NegativeRow
 from vlood.prompts.classes import ClassName
@@ -57,9 +58,7 @@ class SavedDetector:
     @property
     def width(self) -> int:
         """Return the width of the embeddings it scores."""
-        return next(
-            int(array.shape[1]) for array in self.detector.tensors.values() if array.ndim == 2
-        )
+        return registry.width(self.detector)
 
 
 def check_backbone(saved: SavedDetector, identity: Mapping[str, str], where: str) -> None:

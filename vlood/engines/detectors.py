@@ -125,6 +125,7 @@ class TrainedOn:
         seed: of the draw and the training.
         sampled: ids of those drawn.
         digest: of their embeddings.
+        label_noise: share of the labels that were made wrong.
     """
 
     images: int
@@ -132,6 +133,7 @@ class TrainedOn:
     seed: int
     sampled: tuple[str, ...]
     digest: str
+    label_noise: float = 0.0
 
     def provenance(self) -> dict[str, Any]:
         """Return what a saved detector keeps of it; JSON-able."""
@@ -141,6 +143,7 @@ class TrainedOn:
             "seed": self.seed,
             "training_digest": self.digest,
             "sampled": list(self.sampled),
+            **({"label_noise": self.label_noise} if self.label_noise else {}),
         }
 
 

@@ -14,7 +14,7 @@ from vlood.engines.negatives import Announce, NegativesChoice
 from vlood.errors import UsageError
 from vlood.methods import registry
 from vlood.training.few_shot import sample_shots
-from vlood.training.labelled import LabelledFeatures
+from vlood.training.labelled import LabelledFeatures, with_label_noise
 
 if TYPE_CHECKING:
     from vlood.engines.tuning import TuningRun
@@ -32,6 +32,7 @@ def fit_from_images(
     negatives: NegativesChoice | None = None,
     announce: Announce = lambda text: None,
     run: TuningRun | None = None,
+    label_noise: float = 0.0,
 ) -> Fitted:
     """Fit a method that learns from labelled images, with all of them or with some of each class.
 
@@ -49,18 +50,20 @@ def fit_from_images(
         negatives: for methods that need them.
         announce: told of what is done without being asked for.
         run: how a run of the training loop is kept, watched or measured.
+        label_noise: share of the labels that are made wrong, drawn by ``seed``.
 
     Raises:
         UsageError: the method does not learn from images, a class has too few of them, or a
             setting is wrong.
     """
     check_learns(method)
-    used = images
+    used, names = images, side.names()
     if shots is not None:
-        names, beyond = side.names(), 0
+        beyond = 0
         if registry.get(method).record.negative_images:
             beyond = max(0, int(images.labels.max()) + 1 - len(names))
         used = images.rows(sample_shots(images.labels, shots, seed, names, negatives=beyond))
+    used = with_label_noise(used, label_noise, names, seed)
     fitted = fit_all(
         [method],
         side,
@@ -80,6 +83,7 @@ def fit_from_images(
             seed=seed,
             sampled=used.ids if shots is not None else (),
             digest=features_digest(used),
+            label_noise=label_noise,
         ),
     )
 

@@ -200,7 +200,8 @@ def score_embeddings(
         rows = slice(start, start + batch_size)
         raw = np.asarray(embeddings.features[rows], np.float32)
         local = None if embeddings.local is None else np.asarray(embeddings.local[rows], np.float32)
-        features = ImageFeatures(raw=raw, local=local)
+        logits = None if embeddings.logits is None else embeddings.logits.rows(rows)
+        features = ImageFeatures(raw=raw, local=local, logits=logits)
         ids = embeddings.ids[rows]
         yield ScoredBatch(
             ids=ids,

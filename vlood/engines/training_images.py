@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vlood.backbone.image_features import ImageFeatures
+from vlood.backbone.image_features import ClassifierLogits, ImageFeatures
 from vlood.errors import UsageError
 from vlood.features.cache import FeatureCache
 from vlood.features.embeddings import Embeddings
@@ -221,7 +221,11 @@ def labelled_embeddings(embeddings: Embeddings, *, local: bool = False) -> Itera
             embeddings.ids[rows],
             [label or None for label in labels[rows]],
             np.arange(len(raw)),
-            ImageFeatures(raw, None if held is None else np.asarray(held[rows], np.float32)),
+            ImageFeatures(
+                raw,
+                None if held is None else np.asarray(held[rows], np.float32),
+                logits=None if embeddings.logits is None else embeddings.logits.rows(rows),
+            ),
             {},
         )
 
@@ -241,6 +245,7 @@ def training_set(
     index = _index_of(classes, negatives)
     raw: list[NDArray[np.float32]] = []
     local: list[NDArray[np.float32]] = []
+    logits: list[ClassifierLogits | None] = []
     ids: list[str] = []
     labels: list[int] = []
     unmatched: Counter[str] = Counter()
@@ -260,13 +265,20 @@ def training_set(
         raw.append(batch.features.raw[kept])
         if batch.features.local is not None:
             local.append(batch.features.local[kept])
+        if kept:
+            held = batch.features.logits
+            logits.append(None if held is None else held.rows(kept))
         unreadable.update({batch.ids[row]: reason for row, reason in batch.errors.items()})
     if not labels:
         raise _nothing(unmatched, unlabelled, len(unreadable), classes)
     found = np.array(labels, np.int64)
     check_every_class(found, [each.name for each in classes], negatives=len(negatives))
     images = LabelledFeatures(
-        np.concatenate(raw), found, tuple(ids), np.concatenate(local) if local else None
+        np.concatenate(raw),
+        found,
+        tuple(ids),
+        np.concatenate(local) if local else None,
+        logits=_joined(logits),
     )
     return TrainingSet(images, unmatched, unlabelled, unreadable)
 
@@ -278,6 +290,23 @@ def _index_of(classes: Sequence[ClassName], negatives: Sequence[str]) -> dict[st
         for spelling in (term, term.replace(" ", "_"), term.replace("_", " ")):
             lookup.setdefault(spelling, len(classes) + row)
     return lookup
+
+
+def _joined(parts: Sequence[ClassifierLogits | None]) -> ClassifierLogits | None:
+    """Join the logits of several batches; None where none has any.
+
+    Raises:
+        UsageError: some have none, or name other classes.
+    """
+    there = [one for one in parts if one is not None]
+    if not there:
+        return None
+    if len(there) < len(parts) or any(one.names != there[0].names for one in there):
+        raise UsageError(
+            "--train: some embeddings come with a classifier's logits and others without, or with "
+            "other class names; give all of one classifier, or leave them all out"
+        )
+    return ClassifierLogits(np.concatenate([one.values for one in there]), there[0].names)
 
 
 def stored_model(embeddings: Sequence[Embeddings]) -> tuple[str, dict[str, str]] | None:

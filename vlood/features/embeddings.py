@@ -9,19 +9,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vlood.backbone.image_features import ClassifierLogits
 from vlood.errors import UsageError
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet")
 STORE_FILE = "store.json"
 _NAME_FILES = ("names.txt", "class_names.txt")
-_ARRAYS = ("features", "ids", "labels", "names", "local")
+_ARRAYS = ("features", "ids", "labels", "names", "local", "logits", "logit_names")
 _CHECK_ROWS = 8192
 
 
@@ -38,7 +39,8 @@ class Embeddings:
     """Embeddings of N images or texts, as they were stored (not normalised).
 
     ``features`` is float32 [N, D]; ``ids`` are paths or row numbers; ``labels`` class names (or
-    their numbers, as text), "" for a row that has none; ``local`` float32 [N, R, D].
+    their numbers, as text), "" for a row that has none; ``local`` float32 [N, R, D]; ``logits``
+    what a closed-world classifier says of the same images.
     """
 
     features: NDArray[np.float32]
@@ -46,6 +48,7 @@ class Embeddings:
     labels: list[str] | None = None
     local: NDArray[np.float32] | LocalRows | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    logits: ClassifierLogits | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -64,8 +67,10 @@ def read_embeddings(path: Path, *, expected_dim: int | None = None) -> Embedding
 
     Args:
         path: ``.npy`` [N, D]; ``.npz`` or ``.safetensors`` with ``features`` and perhaps ``ids``,
-            ``labels`` (or ``names``) and ``local``; ``.parquet`` with an ``embedding`` column and
-            perhaps ``id`` (or ``path``) and ``label``; a store's folder.
+            ``labels`` (or ``names``), ``local``, and ``logits`` with ``logit_names``; ``.parquet``
+            with an ``embedding`` column and perhaps ``id`` (or ``path``) and ``label``; a store's
+            folder. A classifier's logits lie in the file or beside it, in ``X.logits.npy`` with
+            the names of its columns in ``X.logits.txt``.
         expected_dim: the width they must have.
 
     Raises:
@@ -88,6 +93,10 @@ def read_embeddings(path: Path, *, expected_dim: int | None = None) -> Embedding
             kind = path.suffix.lower()
             raise UsageError(f"{path}: cannot be read as {kind} ({_short(error)})") from error
         embeddings = _assembled(path, raw)
+    beside = path.with_suffix(".logits.npy")
+    if embeddings.logits is None and beside.is_file():
+        logits = logits_from(beside, _load_npy(beside), read_names(beside), len(embeddings.ids))
+        embeddings = replace(embeddings, logits=logits)
     width = embeddings.features.shape[1]
     if expected_dim is not None and width != expected_dim:
         raise UsageError(
@@ -170,6 +179,32 @@ def check_features(path: Path, array: NDArray[Any]) -> NDArray[np.float32]:
     return features
 
 
+def logits_from(
+    path: Path, array: NDArray[Any], names: Sequence[str], count: int
+) -> ClassifierLogits:
+    """Return a classifier's logits after checking them.
+
+    Raises:
+        UsageError: they are no matrix of finite numbers [N, C] with N = ``count`` and C names.
+
+    """
+    values = np.asarray(array)
+    if values.dtype.kind not in "fiu" or values.ndim != 2 or len(values) != count:
+        raise UsageError(
+            f"{path}: logits are numbers [N, C] with N = {count} images, not {values.dtype} "
+            f"{list(values.shape)}"
+        )
+    if values.shape[1] != len(names):
+        raise UsageError(
+            f"{path}: {values.shape[1]} logits an image and {len(names)} names; name the class of "
+            "each column, one a line"
+        )
+    made = np.ascontiguousarray(values, np.float32)
+    if not np.isfinite(made).all():
+        raise UsageError(f"{path}: some logits are NaN or infinite; run the classifier again")
+    return ClassifierLogits(made, tuple(names))
+
+
 # One reader a format: the arrays and lists of the file under their common names.
 
 _Raw = dict[str, Any]
@@ -208,7 +243,7 @@ def _read_safetensors(path: Path) -> _Raw:
     if halves:
         raw |= _brain_floats(path, halves)
     # The format has no text tensors: names travel as JSON lists in its metadata.
-    for name in ("ids", "labels", "names"):
+    for name in ("ids", "labels", "names", "logit_names"):
         if name not in raw and described.get(name, "").startswith("["):
             raw[name] = json.loads(described[name])
     return raw
@@ -266,7 +301,15 @@ def _assembled(path: Path, raw: Mapping[str, Any]) -> Embeddings:
             raise UsageError(
                 f"{path}: local embeddings are [N, R, D] with N = {count}, not {list(local.shape)}"
             )
-    return Embeddings(features, ids, labels, local)
+    logits = None
+    if raw.get("logits") is not None:
+        if raw.get("logit_names") is None:
+            raise UsageError(
+                f"{path}: has logits without logit_names; name the class of each column"
+            )
+        names = _texts(path, "logit_names", raw["logit_names"])
+        logits = logits_from(path, raw["logits"], names, count)
+    return Embeddings(features, ids, labels, local, logits=logits)
 
 
 def _load_npy(path: Path) -> NDArray[Any]:

@@ -243,7 +243,7 @@ class Method:
         decide: says which images are OOD without a threshold, bool [N], where the method has a rule
             of its own for that; None where it has none.
         regional: how it looks at regions; None: by the largest softmax probability of those
-            cosines.
+            logits.
         presets: settings of published recipes by their name, which the setting ``preset`` takes;
             others that are given beside it go first.
         check_training: refuses settings and a number of classes that cannot be trained with,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +13,6 @@ from vlood.methods.contract import (
     Detector,
     Method,
     MethodRecord,
-    Regional,
     Scores,
     check_choice,
     check_positive,
@@ -23,7 +21,7 @@ from vlood.methods.contract import (
     setting,
 )
 from vlood.methods.logits import check_width, entropy, max_probability, with_labels
-from vlood.methods.regional import SURE
+from vlood.methods.rows import has_length_one, refuse_normalised
 from vlood.prompts.templates import ClassFeatures
 from vlood.training.labelled import LabelledFeatures, check_every_class
 from vlood.training.probe import Descent, choose_c, fit_descent, fit_logistic, mean_length
@@ -46,8 +44,6 @@ RECORD = MethodRecord(
 SCORES = ("msp", "entropy")
 SOLVERS = ("logistic", "sgd", "imported")
 EMBEDDINGS = ("raw", "unit")
-# Lengths of stored unit rows are off by up to 5e-4.
-_UNIT_WITHIN = 2e-3
 _COOKED = "COOkeD's file names, else OpenOOD's base recipe"
 
 
@@ -146,7 +142,7 @@ def fit(
             "linear-probe tells classes apart and needs at least 2 of them; add classes"
         )
     check_every_class(images.labels, names)
-    if _has_length_one(images.raw):
+    if has_length_one(images.raw):
         settings = replace(settings, embeddings="unit")
     rows = unit(images.raw) if settings.embeddings == "unit" else images.raw
     settings = replace(settings, length=mean_length(rows))
@@ -179,17 +175,9 @@ def logits(detector: Detector, images: ImageFeatures) -> NDArray[np.float64]:
     rows = images.raw
     if detector.settings.embeddings == "unit":
         rows = images.unit
-    elif not _near_one(detector.settings.length) and _has_length_one(rows):
-        raise UsageError(
-            "linear-probe: was trained on embeddings as the tower gives them, and these are "
-            "normalised to length 1; score raw ones, or train with --set embeddings=unit"
-        )
+    else:
+        refuse_normalised(RECORD.name, detector.settings.length, rows)
     return np.asarray(rows @ weight.T + bias, dtype=np.float64)
-
-
-def ensemble(probabilities: Sequence[NDArray[np.floating]]) -> NDArray[np.float64]:
-    """Return the mean of several classifiers' probabilities, each [N, K] (COOkeD)."""
-    return np.asarray(np.mean(probabilities, axis=0, dtype=np.float64))
 
 
 def check(detector: Detector) -> None:
@@ -227,30 +215,6 @@ def _trained(
     return (settings, *made)
 
 
-def _near_one(length: float) -> bool:
-    """Say whether a tower's raw embeddings may have length 1 by chance."""
-    return 0.5 < length < 2
-
-
-def _has_length_one(rows: NDArray[np.float32]) -> bool:
-    """Say whether every embedding [N, D] was normalised."""
-    if len(rows) == 0:
-        return False
-    return bool((np.abs(np.linalg.norm(rows, axis=1) - 1) < _UNIT_WITHIN).all())
-
-
-def regional(detector: Detector, regions: ImageFeatures) -> NDArray[np.float64]:
-    """Return the largest probability of each of n regions, [n]."""
-    return max_probability(logits(detector, regions))
-
-
-def regional_ends(detector: Detector) -> tuple[float, float]:
-    """Return chance, and the probability of a sure answer."""
-    # A probe's logits have no bound that cosines have, so neither has their lead.
-    classes = len(detector.class_names)
-    return 1 / classes, SURE if classes > 1 else 1.0
-
-
 METHOD = Method(
     RECORD,
     LinearProbeSettings,
@@ -259,5 +223,4 @@ METHOD = Method(
     arrays={"weight": "K D", "bias": "K"},
     check=check,
     logits=logits,
-    regional=Regional(regional, regional_ends, "probability of a region's best class"),
 )

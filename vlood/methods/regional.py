@@ -92,7 +92,10 @@ def regional_ends(detector: Detector) -> tuple[float, float]:
 
 def regional_of(detector: Detector) -> Regional:
     """Return how a detector's method looks at regions."""
-    return registry.get(detector.method).regional or LOGIT_MATCH
+    method = registry.get(detector.method)
+    if method.regional is not None:
+        return method.regional
+    return LOGIT_MATCH if method.logits is None else OWN_LOGIT_MATCH
 
 
 def softmax_ends(
@@ -150,6 +153,18 @@ def _logit_ends(detector: Detector) -> tuple[float, float]:
     return _class_ends(detector, _logit_sharpness(detector))
 
 
+def _own_logit_match(detector: Detector, regions: ImageFeatures) -> NDArray[np.float64]:
+    own = registry.get(detector.method).logits
+    assert own is not None
+    return max_probability(own(detector, regions))
+
+
+def _own_logit_ends(detector: Detector) -> tuple[float, float]:
+    # Such logits have no bound that cosines have, so neither has their lead.
+    classes = len(detector.class_names)
+    return 1 / classes, SURE if classes > 1 else 1.0
+
+
 def _class_ends(detector: Detector, sharpness: float) -> tuple[float, float]:
     classes = detector.tensors["class_features"]
     return softmax_ends(classes, len(classes), sharpness, detector.logit_scale)
@@ -163,6 +178,9 @@ _BEST_CLASS = "probability of a region's best class"
 
 CONCEPT_MATCH = Regional(_concept_match, _concept_ends, _BEST_CLASS)
 """Maximum concept match, the method's temperature being on cosines (MCM, GL-MCM)."""
+
+OWN_LOGIT_MATCH = Regional(_own_logit_match, _own_logit_ends, _BEST_CLASS)
+"""The same of a method's own logits, where it has some."""
 
 LOGIT_MATCH = Regional(_logit_match, _logit_ends, _BEST_CLASS)
 """The same at the logit scale, over the method's temperature where it has one: the default."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vlood.backbone.image_features import ClassifierLogits
 from vlood.errors import UsageError
 
 _SHOWN = 5
@@ -24,6 +25,7 @@ class LabelledFeatures:
         ids: N paths or row numbers, or none where nobody asked.
         local: patch embeddings, float32 [N, R, D], or None.
         views: embeddings of V augmented views of each image, float32 [N, V, D], or None.
+        logits: of a closed-world classifier, or None.
     """
 
     raw: NDArray[np.float32]
@@ -31,6 +33,7 @@ class LabelledFeatures:
     ids: tuple[str, ...] = ()
     local: NDArray[np.float32] | None = None
     views: NDArray[np.float32] | None = None
+    logits: ClassifierLogits | None = None
 
     def __post_init__(self) -> None:
         count = len(self.labels)
@@ -47,6 +50,10 @@ class LabelledFeatures:
             )
         if self.views is not None and len(self.views) != count:
             raise UsageError(f"training images: views of {len(self.views)} for {count} images")
+        if self.logits is not None and len(self.logits.values) != count:
+            raise UsageError(
+                f"training images: logits of {len(self.logits.values)} for {count} images"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -59,7 +66,43 @@ class LabelledFeatures:
             tuple(self.ids[row] for row in chosen.tolist()) if self.ids else (),
             None if self.local is None else self.local[chosen],
             None if self.views is None else self.views[chosen],
+            None if self.logits is None else self.logits.rows(chosen),
         )
+
+
+def with_label_noise(
+    images: LabelledFeatures, share: float, classes: Sequence[str], seed: int
+) -> LabelledFeatures:
+    """Give a share of the classes' images the label of another class, all others alike likely.
+
+    The share is exact up to rounding, and images drawn for a smaller share are among those of a
+    larger one.
+
+    Args:
+        images: N labelled images; those of negative labels keep them.
+        share: in [0, 1).
+        classes: K names.
+        seed: of the draw.
+
+    Raises:
+        UsageError: a share out of its range, one class alone, or a class that keeps no image.
+    """
+    if not 0 <= share < 1:
+        raise UsageError(f"--label-noise {share}: expected a share from 0 to below 1, such as 0.2")
+    if share == 0:
+        return images
+    if len(classes) < 2:
+        raise UsageError("--label-noise: there is one class, and no other label to give")
+    rng = np.random.default_rng(seed)
+    own = np.flatnonzero(images.labels < len(classes))
+    order = rng.permutation(len(own))
+    moves = rng.integers(1, len(classes), len(own))[order]
+    wrong = own[order][: round(share * len(own))]
+    labels = images.labels.copy()
+    labels[wrong] = (labels[wrong] + moves[: len(wrong)]) % len(classes)
+    kept = images.labels[np.setdiff1d(own, wrong)]
+    check_every_class(kept, classes)
+    return replace(images, labels=labels)
 
 
 def check_every_class(

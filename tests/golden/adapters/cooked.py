@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlood.backbone.image_features import unit
-from vlood.methods.linear_probe import ensemble
+from vlood.methods.cooked import mean_probability
 from vlood.methods.logits import entropy, max_probability, probability_entropy, softmax
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -38,7 +38,7 @@ def ensemble_scores(
         outputs[f"conf/msp_{name}"] = max_probability(given)
         outputs[f"conf/entropy_{name}"] = entropy(given)
         outputs[f"pred/pred_{name.removesuffix('_t100')}"] = given.argmax(axis=1)
-    mean = ensemble([softmax(given) for given in members.values()])
+    mean = mean_probability([softmax(given) for given in members.values()], [1, 1, 1])
     whole = f"avg_classifier+probe+clip_{variant}"
     outputs[f"probs/avg_{variant}"] = mean
     outputs[f"conf/msp_{whole}"] = mean.max(axis=1)
