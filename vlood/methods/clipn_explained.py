@@ -100,8 +100,8 @@ def warnings_of(detector: Detector) -> list[str]:
         shown = ", ".join(collapsed[:_SHOWN]) + (", ..." if len(collapsed) > _SHOWN else "")
         said.append(
             f'the "no" of {len(collapsed)} of {len(rows)} classes is their "yes" ({shown}): they '
-            "cannot be told apart, and without a threshold every image is OOD; train longer, or "
-            "on more captions"
+            'cannot be told apart, and the score says nothing of "no"; train longer, or on more '
+            "captions"
         )
     silent = [row.name for row in rows if row.yes < 0.5 and not row.collapsed]
     if silent:
