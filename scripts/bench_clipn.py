@@ -234,9 +234,9 @@ def compare(
 ) -> None:
     """Train every way with three seeds; AUROC of ATD and CTW beside MCM's on the same templates."""
     from vlood.backbone.image_features import ImageFeatures
-    from vlood.engines.detectors import TextSide
     from vlood.engines.few_shot import fit_from_images
     from vlood.engines.mining import Encoder
+    from vlood.engines.text_side import TextSide
     from vlood.evaluation.metrics import auroc
     from vlood.methods import registry
     from vlood.prompts.classes import ClassName

@@ -13,15 +13,11 @@ if TYPE_CHECKING:
     from vlood.backbone.image_features import ImageFeatures
     from vlood.backbone.load import load_backbone
     from vlood.detector.threshold import threshold_from_id
-    from vlood.engines.detectors import (
-        TextSide,
-        classes_from_files,
-        classes_from_texts,
-        fit_zero_shot,
-    )
+    from vlood.engines.detectors import fit_zero_shot
     from vlood.engines.few_shot import fit_from_images
     from vlood.engines.loaded import LoadedDetector, ScoredImages, load
     from vlood.engines.scoring import score_embeddings, score_images
+    from vlood.engines.text_side import TextSide, classes_from_files, classes_from_texts
     from vlood.errors import ImageError, UsageError, VloodError
     from vlood.evaluation.evaluate import evaluate
     from vlood.features.cache import FeatureCache

@@ -17,7 +17,8 @@ FOLDER = Path(vlood.__file__).parent / "backbone" / "bundled"
 @pytest.fixture(scope="module")
 def figures() -> dict[str, float]:
     from vlood.backbone.load import load_backbone
-    from vlood.engines.detectors import classes_from_texts, fit_zero_shot
+    from vlood.engines.detectors import fit_zero_shot
+    from vlood.engines.text_side import classes_from_texts
     from vlood.methods import registry
     from vlood.prompts.classes import read_classes
     from vlood.prompts.templates import DEFAULT_TEMPLATE

@@ -11,10 +11,11 @@ import pytest
 from vlood.detector.calibration import calibrate
 from vlood.detector.saved import Learned, SavedDetector
 from vlood.engines.applying import apply_detector
-from vlood.engines.detectors import TextSide, fit_all
+from vlood.engines.detectors import fit_all
 from vlood.engines.mining import Encoder
 from vlood.engines.negatives import NegativesChoice
 from vlood.engines.saved_detectors import saved_from
+from vlood.engines.text_side import TextSide
 from vlood.errors import UsageError
 from vlood.prompts.classes import ClassName, read_classes
 from vlood.prompts.contexts import Contexts, encode_prompts

@@ -9,17 +9,10 @@ import numpy as np
 import pytest
 
 from vlood.engines import detectors as module
-from vlood.engines.detectors import (
-    TextSide,
-    class_side,
-    classes_from_files,
-    fit_all,
-    fit_zero_shot,
-    negatives_beside,
-    settings_by_method,
-)
+from vlood.engines.detectors import fit_all, fit_zero_shot, negatives_beside, settings_by_method
 from vlood.engines.mining import Encoder, mine_words
 from vlood.engines.negatives import NegativesChoice
+from vlood.engines.text_side import TextSide, class_side, classes_from_files
 from vlood.errors import UsageError
 from vlood.methods import registry
 from vlood.methods.contract import Detector

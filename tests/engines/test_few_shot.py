@@ -12,12 +12,13 @@ import pytest
 from vlood.backbone.image_features import ImageFeatures
 from vlood.detector.folder import load_detector, save_detector
 from vlood.engines.applying import apply_detector
-from vlood.engines.detectors import TextSide, fit_all, fit_zero_shot
+from vlood.engines.detectors import fit_all, fit_zero_shot
 from vlood.engines.few_shot import check_learns, features_digest, fit_from_images
 from vlood.engines.mining import Encoder
 from vlood.engines.negatives import NegativesChoice
 from vlood.engines.saved_detectors import calibrated, saved_from
 from vlood.engines.scoring import score_embeddings
+from vlood.engines.text_side import TextSide
 from vlood.engines.training_images import (
     LabelledBatch,
     labelled_embeddings,

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlood.engines.detectors import classes_from_texts
 from vlood.engines.heatmaps import Heatmaps, check_folder, picture_name
 from vlood.engines.records import Record
 from vlood.engines.scoring import Decision, Scorer, records_of, score_images
+from vlood.engines.text_side import classes_from_texts
 from vlood.errors import UsageError, VloodError
 from vlood.evaluation.heatmap import is_ours
 from vlood.features.stream import StreamSettings

@@ -16,11 +16,12 @@ from vlood.detector.importing.checkpoint import read_checkpoint
 from vlood.detector.importing.lapt import import_lapt
 from vlood.detector.importing.target import Target
 from vlood.engines.applying import apply_detector
-from vlood.engines.detectors import Fitted, TextSide, training_negatives
+from vlood.engines.detectors import Fitted, training_negatives
 from vlood.engines.few_shot import fit_from_images
 from vlood.engines.mining import Encoder, mine_words
 from vlood.engines.negatives import NegativesChoice
 from vlood.engines.saved_detectors import saved_from
+from vlood.engines.text_side import TextSide
 from vlood.engines.training_images import LabelledBatch, training_set
 from vlood.engines.tuning import TuningRun
 from vlood.errors import UsageError

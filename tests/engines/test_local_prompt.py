@@ -13,13 +13,14 @@ import pytest
 from vlood.backbone.image_features import ImageFeatures, unit
 from vlood.detector.folder import load_detector, save_detector
 from vlood.engines.applying import apply_detector
-from vlood.engines.detectors import Fitted, TextSide
+from vlood.engines.detectors import Fitted
 from vlood.engines.few_shot import fit_from_images
 from vlood.engines.global_prompts import with_global_prompts, with_neglabel
 from vlood.engines.mining import Encoder
 from vlood.engines.negatives import NegativesChoice
 from vlood.engines.regional_views import RecomputedMaps, ViewEncoder, small_images, with_view
 from vlood.engines.saved_detectors import saved_from
+from vlood.engines.text_side import TextSide
 from vlood.engines.tuning import ItemRegions, ItemViews, TuningRun
 from vlood.errors import UsageError
 from vlood.features.map_store import ABOUT_FILE, MapStore

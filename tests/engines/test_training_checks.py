@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vlood.backbone.image_features import ImageFeatures
-from vlood.engines.detectors import TextSide
+from vlood.engines.text_side import TextSide
 from vlood.engines.training_checks import ReadErrors, check_model, check_settings
 from vlood.engines.training_images import LabelledBatch, training_set
 from vlood.errors import UsageError

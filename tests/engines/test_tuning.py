@@ -13,11 +13,12 @@ import pytest
 from vlood.backbone.image_features import ImageFeatures
 from vlood.detector.folder import load_detector, save_detector
 from vlood.engines.applying import apply_detector
-from vlood.engines.detectors import Fitted, TextSide
+from vlood.engines.detectors import Fitted
 from vlood.engines.few_shot import fit_from_images
 from vlood.engines.mining import Encoder
 from vlood.engines.negatives import NegativesChoice
 from vlood.engines.saved_detectors import saved_from
+from vlood.engines.text_side import TextSide
 from vlood.engines.training_images import Candidates, LabelledBatch, few_shot_set
 from vlood.engines.tuning import ItemViews, TuningRun
 from vlood.engines.tuning_costs import run_cost

@@ -226,7 +226,7 @@ def mine(
                 f"--corpus {names[0]}: holds embeddings, so the classes must be embeddings of the "
                 "same model too; give --class-embeddings"
             )
-        from vlood.engines.detectors import classes_from_files
+        from vlood.engines.text_side import classes_from_files
 
         ids = classes_from_files(class_embeddings, named)
         with progress("comparing", None, quiet=quiet) as bar:

@@ -15,10 +15,11 @@ from vlood.errors import UsageError
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
     from vlood.detector.saved import SavedDetector
-    from vlood.engines.detectors import Fitted, TextSide
+    from vlood.engines.detectors import Fitted
     from vlood.engines.mining import Encoder
     from vlood.engines.negatives import NegativesChoice
     from vlood.engines.scoring import ScoredBatch, Scorer
+    from vlood.engines.text_side import TextSide
     from vlood.engines.training_images import LabelledBatch
     from vlood.features.cache import FeatureCache
     from vlood.features.embeddings import Embeddings
@@ -82,9 +83,10 @@ class ClassOptions:
             UsageError: there are no classes, a value is wrong, a method has nothing to learn from,
                 or no method learns.
         """
-        from vlood.engines.detectors import TextSide, needs_training
+        from vlood.engines.detectors import needs_training
         from vlood.engines.few_shot import check_learns
         from vlood.engines.negatives import NegativesChoice
+        from vlood.engines.text_side import TextSide
         from vlood.methods import registry
         from vlood.prompts.classes import read_classes
         from vlood.prompts.templates import read_templates
@@ -136,8 +138,8 @@ class ClassOptions:
             UsageError: other classes were given.
         """
         from vlood.detector.saved import check_class_list
-        from vlood.engines.detectors import TextSide
         from vlood.engines.negatives import NegativesChoice
+        from vlood.engines.text_side import TextSide
         from vlood.prompts.classes import read_classes
 
         if classes is not None:

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlood.detector.saved import Learned, SavedDetector, check_backbone
-from vlood.engines.detectors import Fitted, TextSide, fit_all
+from vlood.engines.detectors import Fitted, fit_all
 from vlood.engines.global_prompts import METHOD as LOCAL_PROMPT
 from vlood.engines.global_prompts import with_neglabel
 from vlood.engines.mining import Encoder
 from vlood.engines.negatives import Announce, NegativesChoice, find_negatives
+from vlood.engines.text_side import TextSide
 from vlood.errors import UsageError
 from vlood.features.texts import encode_texts
 from vlood.methods import registry

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vlood.engines.detectors import classes_from_files
 from vlood.engines.mining import Encoder
 from vlood.engines.negatives import holds_embeddings
+from vlood.engines.text_side import classes_from_files
 from vlood.errors import UsageError
 from vlood.negatives.bank import check_classes
 from vlood.negatives.bank_folder import is_bank, load_bank

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vlood.backbone.load import load_backbone
 from vlood.detector.threshold import threshold_from_id
-from vlood.engines.detectors import classes_from_texts, fit_zero_shot
+from vlood.engines.detectors import fit_zero_shot
 from vlood.engines.evaluating.collecting import Collected, collect
 from vlood.engines.evaluating.comparing import Contestant, Evaluation, comparisons, result_rows
 from vlood.engines.evaluating.provenance import provenance
@@ -19,6 +19,7 @@ from vlood.engines.evaluating.reporting import Measured, report_inputs, write_fi
 from vlood.engines.evaluating.sets import EvalSet
 from vlood.engines.records import COLUMNS, FileSink, Record, read_json_lines, rounded
 from vlood.engines.scoring import Decision, ScoredBatch, records_of, score_images
+from vlood.engines.text_side import classes_from_texts
 from vlood.evaluation.contact_sheet import Shown, write_contact_sheet
 from vlood.evaluation.report.page import write_report_page
 from vlood.evaluation.results import ResultRow

@@ -8,9 +8,10 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from vlood.detector.calibration import set_digest
-from vlood.engines.detectors import Fitted, TextSide, TrainedOn, fit_all
+from vlood.engines.detectors import Fitted, TrainedOn, fit_all
 from vlood.engines.mining import Encoder
 from vlood.engines.negatives import Announce, NegativesChoice
+from vlood.engines.text_side import TextSide
 from vlood.errors import UsageError
 from vlood.methods import registry
 from vlood.training.few_shot import sample_shots

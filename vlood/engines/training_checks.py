@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vlood.engines.detectors import TextSide, settings_by_method
+from vlood.engines.detectors import settings_by_method
 from vlood.engines.records import printable
+from vlood.engines.text_side import TextSide
 from vlood.engines.training_images import LabelledBatch
 from vlood.errors import UsageError
 from vlood.methods import registry
