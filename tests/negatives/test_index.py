@@ -294,6 +294,6 @@ def test_bad_input_is_refused() -> None:
 
 @pytest.mark.slow
 def test_a_large_bank_is_searched_through_a_graph_with_little_loss() -> None:
-    rows = clustered(100_000, 64)
+    rows = clustered(40_000, 64)
     index = build_index(rows, "hnsw")
     assert measure_recall(index, rows, sample=1000, seed=1) >= 0.98
