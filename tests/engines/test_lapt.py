@@ -16,7 +16,7 @@ from vlood.detector.importing.checkpoint import read_checkpoint
 from vlood.detector.importing.lapt import import_lapt
 from vlood.detector.importing.target import Target
 from vlood.engines.applying import apply_detector
-from vlood.engines.detectors import Fitted, training_negatives
+from vlood.engines.detectors import Fitted, needs_training, training_negatives
 from vlood.engines.few_shot import fit_from_images
 from vlood.engines.mining import Encoder, mine_words
 from vlood.engines.negatives import NegativesChoice
@@ -226,6 +226,8 @@ def test_images_are_labelled_with_classes_first_then_with_negatives(
     assert training_negatives("coop", SIDE, choice, plain, announce=print) is choice
     with pytest.raises(UsageError, match="--negatives nowhere: does not exist"):
         training_negatives("lapt", SIDE, choice, plain, announce=print)
+    assert "vlood collect" in needs_training("lapt")
+    assert "vlood collect" not in needs_training("coop")
     mined = training_negatives("lapt", SIDE, NegativesChoice(), plain, announce=print)
     assert mined.found is not None
     assert len(mined.found) > 100

@@ -367,16 +367,20 @@ def _check_widths(classes: ClassFeatures, images: LabelledFeatures) -> None:
 
 def needs_training(method: str) -> str:
     """Say that a method has to be given images, and how."""
-    if registry.get(method).data == "captioned-images":
+    chosen = registry.get(method)
+    if chosen.data == "captioned-images":
         return (
             f'--method {method}: its "no" text features must be trained, on images with '
             f"captions: `vlood tune {method} --classes C --captions IN... -o DIR` (or --train, "
             "labelled images), or brought in with `vlood import`; then use --detector DIR"
         )
-    return (
+    told = (
         f"--method {method}: learns from labelled images; give them with --train, as in `vlood "
         f"tune {method} --classes C --train IN... -o DIR`, then use --detector DIR"
     )
+    if chosen.record.negative_images:
+        told += "; `vlood collect` gathers some from the names of classes and negatives"
+    return told
 
 
 def _noise_features(method: str, encoder: Encoder | None) -> NDArray[np.float32]:
