@@ -23,19 +23,23 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_pictures(base / "known", 240, seed=1), write_pictures(base / "other", 160, seed=2)
 
 
+def unfinished(folder: Path) -> list[Path]:
+    """Return the files of sets that are not finished; between the last two steps both are there."""
+    return [
+        path
+        for path in (folder / "scores").glob("*.partial.jsonl")
+        if not path.with_name(path.name.replace(".partial.jsonl", ".parquet")).exists()
+    ]
+
+
 def batches_kept(folder: Path) -> int:
-    return sum(
-        path.read_bytes().count(b"\n") for path in (folder / "scores").glob("*.partial.jsonl")
-    )
+    return sum(path.read_bytes().count(b"\n") for path in unfinished(folder))
 
 
 def rows_kept(folder: Path) -> int:
     """Count the images whose scores a stopped report holds."""
     rows = sum(pq.read_metadata(path).num_rows for path in (folder / "scores").glob("*.parquet"))
-    for path in (folder / "scores").glob("*.partial.jsonl"):
-        # Killed between the two steps that finish a set, both files are there.
-        if path.with_name(path.name.replace(".partial.jsonl", ".parquet")).exists():
-            continue
+    for path in unfinished(folder):
         whole = [line for line in path.read_bytes().split(b"\n")[:-1] if line]
         rows += sum(len(json.loads(line)["ids"]) for line in whole)
     return rows
