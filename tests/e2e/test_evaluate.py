@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,12 @@ def unfinished(folder: Path) -> list[Path]:
 
 
 def batches_kept(folder: Path) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in unfinished(folder))
+    kept = 0
+    for path in unfinished(folder):
+        # The set may be finished while this looks at it.
+        with suppress(FileNotFoundError):
+            kept += path.read_bytes().count(b"\n")
+    return kept
 
 
 def rows_kept(folder: Path) -> int:
