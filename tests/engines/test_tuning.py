@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.engines.conftest import draw_world, read_world
 from vlood.backbone.image_features import ImageFeatures
 from vlood.detector.folder import load_detector, save_detector
 from vlood.engines.applying import apply_detector
@@ -26,7 +27,6 @@ from vlood.errors import UsageError, VloodError
 from vlood.features.cache import FeatureCache
 from vlood.features.stream import StreamSettings, encode_images
 from vlood.images.sources import ImageItem, find_images
-from vlood.images.world import id_images
 from vlood.methods import registry
 from vlood.prompts.classes import ClassName, read_classes
 from vlood.prompts.contexts import Contexts, encode_prompts
@@ -43,22 +43,12 @@ PER_CLASS = 4
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = tmp_path_factory.mktemp("world")
-    for picture in id_images("train", PER_CLASS):
-        (base / picture.path).parent.mkdir(parents=True, exist_ok=True)
-        picture.image.save(base / picture.path)
-    return base / "id" / "train"
+    return draw_world(tmp_path_factory.mktemp("world"), PER_CLASS)
 
 
 @pytest.fixture(scope="module")
 def images(folder: Path, backbone: Any) -> LabelledFeatures:
-    index = {each.name: row for row, each in enumerate(CLASSES)}
-    raw, labels, ids = [], [], []
-    for batch in encode_images(find_images([str(folder)]), backbone, StreamSettings(64)):
-        raw.append(batch.features.raw)
-        labels += [index[str(item.label).replace("_", " ")] for item in batch.items]
-        ids += [item.path for item in batch.items]
-    return LabelledFeatures(np.concatenate(raw), np.array(labels), tuple(ids))
+    return read_world(folder, backbone)
 
 
 def tune(images: LabelledFeatures, encoder: Encoder, **options: Any) -> Fitted:
