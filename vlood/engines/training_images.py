@@ -16,7 +16,7 @@ from vlood.features.cache import FeatureCache
 from vlood.features.embeddings import Embeddings
 from vlood.features.stream import StreamSettings, encode_images
 from vlood.images.sources import ImageItem
-from vlood.prompts.classes import ClassName, label_lookup
+from vlood.prompts.classes import ClassName, label_lookup, spellings_of
 from vlood.training.few_shot import sample_shots
 from vlood.training.labelled import LabelledFeatures, check_every_class
 
@@ -287,7 +287,7 @@ def _index_of(classes: Sequence[ClassName], negatives: Sequence[str]) -> dict[st
     """Map every spelling of a label to its index; where both sides have it, it is a class."""
     lookup = label_lookup(classes)
     for row, term in enumerate(negatives):
-        for spelling in (term, term.replace(" ", "_"), term.replace("_", " ")):
+        for spelling in spellings_of(term):
             lookup.setdefault(spelling, len(classes) + row)
     return lookup
 

@@ -80,13 +80,18 @@ def label_lookup(classes: Sequence[ClassName]) -> dict[str, int]:
     spellings: dict[str, set[int]] = {}
     for index, each in enumerate(classes):
         for text in (each.name, each.prompt):
-            for spelling in (text, text.replace(" ", "_"), text.replace("_", " ")):
+            for spelling in spellings_of(text):
                 spellings.setdefault(spelling, set()).add(index)
     lookup = {text: next(iter(found)) for text, found in spellings.items() if len(found) == 1}
     if not any(each.name.isdecimal() for each in classes):
         lookup.update({str(index): index for index in range(len(classes))})
     lookup.update({each.name: index for index, each in enumerate(classes)})
     return lookup
+
+
+def spellings_of(text: str) -> tuple[str, str, str]:
+    """Return a label as it is, with underscores for spaces, and with spaces for underscores."""
+    return text, text.replace(" ", "_"), text.replace("_", " ")
 
 
 def _from_folder(folder: Path) -> tuple[ClassName, ...]:
