@@ -174,7 +174,6 @@ def _learned(
     tools: Tools,
 ) -> dict[str, list[Entrant]]:
     assert fits.train is not None
-    local = any(registry.get(name).learns_from_whole_regions for name in names)
     train = fits.train
     told: set[str] = set()
 
@@ -184,7 +183,9 @@ def _learned(
             told.add(text)
             warn(text, quiet=tools.quiet)
 
-    def images_of(negatives: NegativesChoice | None) -> LabelledFeatures:
+    def images_of(names: Sequence[str], negatives: NegativesChoice | None) -> LabelledFeatures:
+        # Embeddings of regions are not kept: they are made only for those who look at them.
+        local = any(registry.get(name).learns_from_whole_regions for name in names)
         return training_set_of(
             train,
             wanted,
@@ -203,7 +204,8 @@ def _learned(
     }
     # Most methods learn from images of the classes alone, and share them.
     taking = [name for name in names if registry.get(name).record.negative_images]
-    shared = images_of(None) if len(taking) < len(names) else None
+    sharing = [name for name in names if name not in taking]
+    shared = images_of(sharing, None) if sharing else None
     by_name = settings_by_method([registry.get(name) for name in names], wanted.settings)
     views = views_of(fits.train, tools.backbone, tools.model, tools.read, tools.cache)
     seeds = list(fits.seeds) or [seed]
@@ -212,7 +214,7 @@ def _learned(
     total = len(names) * len(seeds) * len(shots)
     with progress("fitting", total, quiet=tools.quiet) as bar:
         for name in names:
-            images = images_of(negatives[name]) if name in taking else shared
+            images = images_of([name], negatives[name]) if name in taking else shared
             assert images is not None
             for count in shots:
                 for one in seeds:
