@@ -113,8 +113,7 @@ class ContextSettings:
             check_whole(name, whole, getattr(self, whole), least)
         check_positive(name, "warmup_rate", self.warmup_rate, or_zero=True)
         check_share(name, "held_out", self.held_out)
-        if not self.init.strip():
-            raise UsageError(f"{name}: init is empty; expected random, or words")
+        check_init(name, self.init)
         # What the loop takes is checked by its own settings, before anything is encoded.
         loop_settings(self, 1)
 
@@ -149,6 +148,16 @@ def loop_settings(settings: ContextSettings, epochs: int) -> LoopSettings:
         clip=settings.clip,
         patience=settings.patience,
     )
+
+
+def check_init(method: str, init: str) -> None:
+    """Refuse to start from nothing.
+
+    Raises:
+        UsageError: naming the method.
+    """
+    if not init.strip():
+        raise UsageError(f"{method}: init is empty; expected random, or words")
 
 
 def check_classes(settings: ContextSettings, classes: int) -> None:

@@ -277,7 +277,7 @@ class Method:
     @property
     def learns(self) -> bool:
         """Say whether it is fitted from images, with labels or with captions."""
-        return self.data is not None and not isinstance(self.fit, RefuseToFit)
+        return self.data is not None
 
     @property
     def data(self) -> str | None:
@@ -394,29 +394,6 @@ def class_detector(
     check_positive(record.name, "logit_scale", logit_scale)
     tensors = {"class_features": classes.features}
     return Detector(record.name, settings, classes.names, tensors, float(logit_scale))
-
-
-@dataclass(frozen=True)
-class RefuseToFit:
-    """The ``fit`` of a method whose trained part has to be imported.
-
-    Attributes:
-        name: the method's.
-        learned: what it learns, as the subject of a sentence.
-        instead: a method that does without.
-    """
-
-    name: str
-    learned: str
-    instead: str
-
-    def __call__(self, *positional: Any, **given: Any) -> Detector:
-        """Refuse."""
-        raise UsageError(
-            f"--method {self.name}: {self.learned} must be trained, and class names alone cannot "
-            f"do that; bring in trained ones with `vlood import`, or use --method {self.instead}, "
-            "which learns nothing"
-        )
 
 
 def check_unit_rows(detector: Detector, *names: str) -> None:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from vlood.backbone.image_features import unit
 from vlood.errors import UsageError
 from vlood.methods import neglabel
+from vlood.methods.context_training import RANDOM
 from vlood.methods.contract import Detector
-from vlood.methods.lapt_settings import RANDOM, LaptSettings
+from vlood.methods.lapt_settings import LaptSettings
 from vlood.negatives.negative_features import NegativeFeatures, NegativeRow
 from vlood.negatives.selection import select
 from vlood.prompts.templates import ClassFeatures, fill

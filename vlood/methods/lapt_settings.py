@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlood.errors import UsageError
+from vlood.methods.context_training import OURS, RANDOM, check_init
 from vlood.methods.contract import check_choice, check_positive, check_whole, setting
 
 if TYPE_CHECKING:
@@ -20,11 +21,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 """The paper adds up three losses; the training that the authors released, and the checkpoint that
 came of it, have the cross-modal one alone."""
-RANDOM = "random"
 _SUPPLEMENT = "the paper's supplement"
 _CODE = "the authors' code"
 _RELEASED = "the released checkpoint"
-_OURS = "vlood's own"
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class LaptSettings:
         help="texts that stand in for the images of a negative label that has none, each time in "
         "another template; 0: it has no examples",
         unit="texts",
-        source=f"{_OURS}: an extension of the paper, where every label has images",
+        source=f"{OURS}: an extension of the paper, where every label has images",
     )
     weight_plain: float = setting(
         1.0, help="weight of the loss of images; 0: off", unit="-", source="the paper"
@@ -116,10 +115,10 @@ class LaptSettings:
         help="augmented views of each image (random resized crop and flip), one drawn a step; 0: "
         "the whole image alone",
         unit="views",
-        source=f"{_OURS}; the authors' code makes a new one every epoch, and encodes it anew",
+        source=f"{OURS}; the authors' code makes a new one every epoch, and encodes it anew",
     )
     accumulate: int = setting(
-        1, help="parts that a step is made in, to save memory", unit="parts", source=_OURS
+        1, help="parts that a step is made in, to save memory", unit="parts", source=OURS
     )
     precision: str = setting(
         "auto",
@@ -136,8 +135,7 @@ class LaptSettings:
             check_whole(name, whole, getattr(self, whole), 1)
         for whole in ("groups", "views", "stand_ins"):
             check_whole(name, whole, getattr(self, whole), 0)
-        if not self.init.strip():
-            raise UsageError("lapt: init is empty; expected random, or words")
+        check_init(name, self.init)
         for positive in ("mix_alpha", "mix_alpha_cd", "learning_rate"):
             check_positive(name, positive, getattr(self, positive))
         weights = ("weight_plain", "weight_cross_modal", "weight_cross_distribution")

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from vlood.backbone.image_features import unit
 from vlood.errors import UsageError
+from vlood.methods.context_training import RANDOM
 from vlood.methods.contract import Detector, Learned, TunedDetector, check_positive
 from vlood.methods.local_prompt_settings import (
-    RANDOM,
     LocalPromptSettings,
     Sizes,
     check_regions,

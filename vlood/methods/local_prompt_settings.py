@@ -6,18 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlood.errors import UsageError
+from vlood.methods.context_training import OURS, RANDOM, check_init
 from vlood.methods.contract import check_choice, check_positive, check_whole, setting
 
 if TYPE_CHECKING:
     from vlood.training.settings import LoopSettings
 
-RANDOM = "random"
 PRESETS = ("scaled", "local-prompt")
 _NAME = "local-prompt"
 _CODE = "the authors' code"
 _SCRIPT = "its training script"
 _DASSL = "Dassl, its trainer: the default"
-_OURS = "vlood's own"
 # The authors' figures for ImageNet-1k at 224 pixels with 16 x 16 patches.
 _THEIR_NEGATIVES, _THEIR_CLASSES = 300, 1000
 _THEIR_K, _THEIR_REGIONS = 50, 196
@@ -41,14 +40,14 @@ class LocalPromptSettings:
         0.0,
         help="weight of a NegLabel term beside the regional one, from --negatives; 0: none",
         unit="-",
-        source=f"{_OURS}, not in the paper",
+        source=f"{OURS}, not in the paper",
     )
     preset: str = setting(
         "scaled",
         help="what 0 means for negative_prompts and train_top_k. scaled: the published figures in "
         "proportion to classes and regions; local-prompt: those of ImageNet-1k, 300 and 50",
         unit="-",
-        source=f"{_SCRIPT} (local-prompt); {_OURS} (scaled)",
+        source=f"{_SCRIPT} (local-prompt); {OURS} (scaled)",
     )
     negative_prompts: int = setting(
         0,
@@ -106,7 +105,7 @@ class LocalPromptSettings:
     weight_decay: float = setting(5e-4, help="L2 penalty", unit="-", source=_DASSL)
     clip: float = setting(0.0, help="longest gradient; 0: any", unit="-", source=_CODE)
     accumulate: int = setting(
-        1, help="parts that a step is made in, to save memory", unit="parts", source=_OURS
+        1, help="parts that a step is made in, to save memory", unit="parts", source=OURS
     )
     precision: str = setting(
         "auto",
@@ -118,7 +117,7 @@ class LocalPromptSettings:
         False,
         help="make regional maps anew in every epoch instead of keeping them on disk",
         unit="-",
-        source=_OURS,
+        source=OURS,
     )
 
     def __post_init__(self) -> None:
@@ -144,8 +143,7 @@ class LocalPromptSettings:
                 f"local-prompt: positive_views is {self.positive_views} and views is {self.views}; "
                 "one view must be left for the negative: expected fewer"
             )
-        if not self.init.strip():
-            raise UsageError("local-prompt: init is empty; expected random, or words")
+        check_init(_NAME, self.init)
         # What the loop takes is checked by its own settings, before anything is encoded.
         loop_settings(self)
 
