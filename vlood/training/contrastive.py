@@ -9,40 +9,42 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
-from multiprocessing import get_context
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from vlood.training.pictures import Batch, CaptionedPictures
+from vlood.training.pictures import CaptionedPictures
+from vlood.training.pretraining import (
+    CONTEXT_LENGTH,
+    MEAN,
+    STD,
+    RunSettings,
+    image_scaling,
+    learning_rate,
+    optimizers_of,
+    prefetched,
+    resume_state,
+    save_state,
+    symmetric_loss,
+    text_features,
+    tokenizer,
+)
 
-CONTEXT_LENGTH = 77
 FULL_VOCABULARY = 49408
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
-class ContrastiveSettings:
-    """Settings of one run: ``steps`` and ``warmup`` in optimiser steps, ``batch_size`` pictures.
+class ContrastiveSettings(RunSettings):
+    """Settings of one run, and the sizes of the model.
 
     ``patch_dropout`` is the share of patches left out of every training picture (Li et al., 2023,
     "Scaling Language-Image Pre-training via Masking"): half the cost, and used to hidden parts.
     """
 
-    steps: int = 2400
-    batch_size: int = 128
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.1
-    warmup: int = 200
-    seed: int = 0
-    checkpoint_every: int = 200
     embed_dim: int = 128
     patch_dropout: float = 0.0
     vision: dict[str, int] = field(
@@ -66,7 +68,7 @@ class Vocabulary:
     @classmethod
     def of(cls, texts: Sequence[str]) -> Vocabulary:
         """Collect the CLIP tokens of ``texts``."""
-        tokens = _tokenizer()(list(texts), context_length=CONTEXT_LENGTH)
+        tokens = tokenizer()(list(texts), context_length=CONTEXT_LENGTH)
         return cls(tuple(int(token) for token in torch.unique(tokens)))
 
     def encode(self, captions: Sequence[str]) -> torch.Tensor:
@@ -74,7 +76,7 @@ class Vocabulary:
 
         Ids keep the order of the full vocabulary, so end-of-text stays the largest.
         """
-        tokens = _tokenizer()(list(captions), context_length=CONTEXT_LENGTH)
+        tokens = tokenizer()(list(captions), context_length=CONTEXT_LENGTH)
         tokens = tokens[:, : int(tokens.argmax(1).max()) + 1].contiguous()
         return torch.searchsorted(torch.tensor(self.kept), tokens)
 
@@ -116,24 +118,22 @@ def _run(
     on_step: Callable[[int, float], None] | None,
 ) -> None:
     """Take every step that is left, keeping the run's state every so often."""
-    optimizers = _optimizers(model, settings)
-    first = _resume(state, model, optimizers, settings)
-    mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=device).view(1, 3, 1, 1)
+    optimizers = optimizers_of(model, settings)
+    first = resume_state(state, model, optimizers, settings)
+    scaled = image_scaling(device)
     model.train()
-    for step, batch in _prefetched(pictures, settings, first):
+    for step, batch in prefetched(pictures, settings, first):
         for group in (group for one in optimizers for group in one.param_groups):
             group["lr"] = learning_rate(step, settings)
-        pixels = torch.from_numpy(batch.images).to(device).permute(0, 3, 1, 2).float() / 255
         # On a CPU half precision makes the backward pass of so small a model slower, not faster.
         with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
-            image_features = F.normalize(model.encode_image((pixels - mean) / std), dim=-1)
+            of_images = F.normalize(model.encode_image(scaled(batch.images)), dim=-1)
             # Encoded apart: the absent ones are short, and no text is longer than its batch needs.
             texts = [group for group in (batch.captions, batch.absent) if group]
-            text_features = torch.cat(
-                [_encode_text(model, vocabulary.encode(group).to(device)) for group in texts]
+            of_texts = torch.cat(
+                [text_features(model, vocabulary.encode(group).to(device)) for group in texts]
             )
-        loss = contrastive_loss(image_features.float(), text_features.float(), model.logit_scale)
+        loss = contrastive_loss(of_images.float(), of_texts.float(), model.logit_scale)
         model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -144,7 +144,7 @@ def _run(
         if on_step is not None:
             on_step(step, float(loss.detach()))
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
-            _checkpoint(state, model, optimizers, settings, step + 1)
+            save_state(state, model, optimizers, settings, step + 1)
 
 
 def contrastive_loss(
@@ -154,20 +154,7 @@ def contrastive_loss(
 
     Text i describes image i; the A texts after them describe no image and are wrong answers only.
     """
-    logits = log_scale.exp() * image_features @ text_features.T
-    count = len(image_features)
-    target = torch.arange(count, device=logits.device)
-    to_text = F.cross_entropy(logits, target)
-    to_image = F.cross_entropy(logits[:, :count].T, target)
-    return (to_text + to_image) / 2
-
-
-def learning_rate(step: int, settings: ContrastiveSettings) -> float:
-    """Return the rate at a step: linear warm-up, then cosine to zero."""
-    if step < settings.warmup:
-        return settings.learning_rate * (step + 1) / settings.warmup
-    progress = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+    return symmetric_loss(log_scale.exp() * image_features @ text_features.T)
 
 
 def export(model: Any, vocabulary: Vocabulary, settings: ContrastiveSettings, folder: Path) -> Path:
@@ -219,107 +206,3 @@ def _build(settings: ContrastiveSettings, vocabulary_size: int) -> Any:
     config = _model_config(settings, vocabulary_size)
     config["vision_cfg"]["patch_dropout"] = settings.patch_dropout
     return open_clip.model.CLIP(**config)
-
-
-def _encode_text(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    from vlood.backbone.text import CausalTextTower
-
-    tower = CausalTextTower.of(model)
-    assert tower is not None  # the trainer builds no other text tower
-    return F.normalize(tower.encode_tokens(tokens), dim=-1)
-
-
-def _optimizers(model: Any, settings: ContrastiveSettings) -> list[torch.optim.Optimizer]:
-    """Return Muon for the matrices inside the blocks and AdamW for everything else.
-
-    Muon (Jordan et al., 2024) with AdamW's update size needs far fewer pictures of so small a
-    vision transformer. Biases, norms, embeddings and the scale are not decayed.
-    """
-    hidden: list[torch.nn.Parameter] = []
-    decayed: list[torch.nn.Parameter] = []
-    free: list[torch.nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 2 and "resblocks" in name:
-            hidden.append(parameter)
-        elif parameter.ndim >= 2 and "embedding" not in name:
-            decayed.append(parameter)
-        else:
-            free.append(parameter)
-    muon = torch.optim.Muon(
-        hidden,
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        adjust_lr_fn="match_rms_adamw",
-    )
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-6)
-    return [muon, adamw]
-
-
-def _prefetched(
-    pictures: CaptionedPictures, settings: ContrastiveSettings, first: int
-) -> Iterator[tuple[int, Batch]]:
-    """Yield the batches from step ``first`` on, drawing the next two while one is trained on."""
-    ahead = 2
-    # A process of its own: drawing is Python, and would hold the lock the model's thread needs.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-
-        def ask(step: int) -> Any:
-            return pool.submit(pictures.batch, settings.batch_size, settings.seed, step)
-
-        waiting = [ask(step) for step in range(first, min(first + ahead, settings.steps))]
-        for step in range(first, settings.steps):
-            batch = waiting.pop(0).result()
-            if step + ahead < settings.steps:
-                waiting.append(ask(step + ahead))
-            yield step, batch
-
-
-def _checkpoint(
-    path: Path,
-    model: Any,
-    optimizers: list[torch.optim.Optimizer],
-    settings: ContrastiveSettings,
-    step: int,
-) -> None:
-    state = {
-        "model": model.state_dict(),
-        "optimizers": [one.state_dict() for one in optimizers],
-        "settings": json.dumps(asdict(settings)),
-        "step": step,
-        "generator": torch.get_rng_state(),
-        "cuda_generators": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
-
-
-def _resume(
-    path: Path,
-    model: Any,
-    optimizers: list[torch.optim.Optimizer],
-    settings: ContrastiveSettings,
-) -> int:
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    if state["settings"] != json.dumps(asdict(settings)):
-        raise ValueError(f"{path} holds a run with other settings; choose another folder")
-    model.load_state_dict(state["model"])
-    for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(stored)
-    torch.set_rng_state(state["generator"])
-    for number, generator in enumerate(state["cuda_generators"]):
-        torch.cuda.set_rng_state(generator, number)
-    return int(state["step"])
-
-
-@lru_cache(maxsize=1)
-def _tokenizer() -> Any:
-    from vlood.backbone.library import open_clip
-
-    return open_clip.SimpleTokenizer()
