@@ -130,6 +130,8 @@ def tune(
         ),
     ] = None,
     model: opt.Model = opt.DEFAULT_MODEL,
+    classifier: opt.Classifier = None,
+    classifier_set: opt.ClassifierSetting = None,
     negatives: opt.Negatives = None,
     template: opt.Template = None,
     class_embeddings: opt.ClassEmbeddings = None,
@@ -173,6 +175,8 @@ def tune(
 
       vlood tune cooked --classes classes.txt --train train.store --set score=entropy -o my-ensemble
 
+      vlood tune cooked --classes classes.txt --train train/ --classifier my-classifier -o robust
+
       vlood tune coop --classes classes.txt --train train/ --shots 16 --dry-run -o my-prompts
 
       vlood tune coop --classes classes.txt --train train/ --shots 16 -o my-prompts
@@ -210,6 +214,7 @@ def tune(
     from vlood.cli.training_inputs import cost_of, training_set_of, training_source
     from vlood.cli.tuning_run import run_folder
     from vlood.detector.folder import check_new, save_detector
+    from vlood.engines.classifiers import check_images, choose, with_classifier
     from vlood.engines.mining import Encoder
     from vlood.engines.saved_detectors import saved_from
     from vlood.engines.training_checks import check_model, check_settings
@@ -245,7 +250,18 @@ def tune(
     )
     source = training_source(train, train_labels, [] if shots is None else [shots], read)
     draw = None if shots is None else (shots, seed)
-    run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
+    beside = choose(classifier, classifier_set, wanted.methods, wanted.side.names())
+    check_images(beside, "--train", embeddings=source is not None and source.embeddings is not None)
+    run = ModelOptions(
+        model,
+        device.value,
+        precision.value,
+        batch_size,
+        workers,
+        cache,
+        no_cache,
+        beside,
+    )
     chosen = registry.get(wanted.methods[0])
     if source is not None:
         check_settings(chosen.name, wanted.side, wanted.settings)
@@ -360,6 +376,7 @@ def tune(
     saved = saved_from(fitted, wanted.side.classes, encoder, provenance, training_log=training_log)
     if backbone is None and source is not None:
         saved = _with_stored_model(saved, source)
+    saved = with_classifier(saved, backbone)
     saved = with_global_prompts_of(saved, global_prompts)
     save_detector(output, saved)
     folder.remove()

@@ -4,6 +4,7 @@
 - ``tensors.safetensors``: what it compiles to, ``learned.*`` and ``calibration.*``
 - ``negatives.parquet``: a row a negative label, in the order of its tensors
 - ``negatives.faiss``: the index that explanations look up
+- ``classifier/``: the closed-world classifier beside the model, where it is not too large
 - ``adapter/``: a PEFT adapter, where one was tuned
 - ``training.csv``: the log of the training loop, where it ran
 - ``README.md``: the card
@@ -24,6 +25,7 @@ from vlood.detector import stored_calibration
 from vlood.detector.adapter_files import MARK as ADAPTER_MARK
 from vlood.detector.adapter_files import has_adapter, read_adapter, write_adapter
 from vlood.detector.card import card
+from vlood.detector.classifier import RecordedClassifier
 from vlood.detector.described import Described, read_described
 from vlood.detector.saved import Learned, SavedDetector
 from vlood.detector.schema import READS_FROM, SCHEMA, up_to_date
@@ -92,6 +94,8 @@ def save_detector(path: Path, saved: SavedDetector, *, adapter: Path | None = No
                 write_adapter(folder / ADAPTER_FOLDER, saved.learned)
             elif adapter is not None:
                 _copy(adapter, folder / ADAPTER_FOLDER)
+            if saved.classifier is not None:
+                saved.classifier.write_into(folder)
             if saved.training_log is not None:
                 (folder / LOG_FILE).write_bytes(saved.training_log.encode())
             described = _described(saved, _digests(folder))
@@ -152,6 +156,7 @@ def load_detector(path: Path) -> SavedDetector:
         figures=described.objects("figures"),
         provenance=described.mapping("provenance"),
         training_log=_training_log(path, described),
+        classifier=RecordedClassifier.read(described, path),
     )
 
 
@@ -183,6 +188,7 @@ def _described(saved: SavedDetector, digests: Mapping[str, str]) -> dict[str, An
         "templates": list(saved.templates),
         "model": saved.model_name,
         "backbone": None if saved.backbone is None else dict(saved.backbone),
+        "classifier": None if saved.classifier is None else saved.classifier.described(),
         "width": saved.width,
         "negatives": len(saved.negatives),
         "learned": None

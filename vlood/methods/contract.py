@@ -240,6 +240,8 @@ class Method:
         check: what else must hold of a stored detector's tensors; raises UsageError.
         logits: gives the logits [N, K] that labels and confidences are made of; None: the cosines
             with ``class_features`` at the logit scale.
+        classifier: says whether a detector with these settings may read a closed-world
+            classifier's logits; None: none of the method does.
         decide: says which images are OOD without a threshold, bool [N], where the method has a rule
             of its own for that; None where it has none.
         regional: how it looks at regions; None: by the largest softmax probability of those
@@ -263,6 +265,7 @@ class Method:
     check_training: Callable[[Any, int], None] | None = None
     optional: tuple[str, ...] = ()
     decide: Callable[[Detector, ImageFeatures], NDArray[np.bool_]] | None = None
+    classifier: Callable[[Any], bool] | None = None
 
     @property
     def name(self) -> str:
