@@ -122,7 +122,7 @@ class ClassOptions:
             ),
             NegativesChoice(negatives, tuple(negative_embeddings or [])),
             methods=methods,
-            settings=_settings(settings),
+            settings=settings_of(settings),
         )
 
     @classmethod
@@ -426,7 +426,12 @@ def check_width(embeddings: Sequence[Embeddings], inputs: Sequence[str], width: 
             )
 
 
-def _settings(values: Sequence[str] | None) -> dict[str, str]:
+def settings_of(values: Sequence[str] | None) -> dict[str, str]:
+    """Read repeated NAME=VALUE options.
+
+    Raises:
+        UsageError: one has another form.
+    """
     settings = {}
     for value in values or []:
         name, equals, text = value.partition("=")

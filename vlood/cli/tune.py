@@ -30,7 +30,10 @@ _TRAINING = "Training"
 def tune(
     method: Annotated[
         str | None,
-        typer.Argument(help="Which method; --list names them.", show_default=False),
+        typer.Argument(
+            help="Which method; --list names them. Or classifier, a closed-world one for cooked.",
+            show_default=False,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -81,6 +84,17 @@ def tune(
             "--no-train",
             metavar="full|lora|prompts",
             help='clipn: what of the "no" text tower is trained; full by default.',
+            show_default=False,
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            "--init",
+            metavar="FILE|DIR",
+            help="classifier: local weights to start from, read weights-only, or another "
+            "classifier's folder; by default from scratch.",
             show_default=False,
             rich_help_panel=_TRAINING,
         ),
@@ -175,7 +189,9 @@ def tune(
 
       vlood tune cooked --classes classes.txt --train train.store --set score=entropy -o my-ensemble
 
-      vlood tune cooked --classes classes.txt --train train/ --classifier my-classifier -o robust
+      vlood tune cooked --classes classes.txt --train train/ --classifier my-net -o robust
+
+      vlood tune classifier --classes classes.txt --train train/ --set size=64 -o my-net
 
       vlood tune coop --classes classes.txt --train train/ --shots 16 --dry-run -o my-prompts
 
@@ -203,6 +219,46 @@ def tune(
         return
     if method is None or output is None:
         raise UsageError("tune: name a method and -o FOLDER; `vlood tune --list` has the methods")
+    if method == "classifier":
+        from vlood.cli import tune_classifier
+        from vlood.cli.prepare import ModelOptions, ReadOptions
+
+        tune_classifier.run(
+            output,
+            classes,
+            train,
+            setting,
+            init,
+            ModelOptions(
+                model, device.value, precision.value, batch_size, workers, cache, no_cache
+            ),
+            ReadOptions(root, False, fast_decode, background),
+            shots=shots,
+            label_noise=label_noise,
+            seed=seed,
+            resume=resume,
+            dry_run=dry_run,
+            log=log,
+            overwrite=overwrite,
+            quiet=quiet,
+            command=_command(),
+            refused={
+                "--captions": captions,
+                "--train-labels": train_labels,
+                "--no-train": no_train,
+                "--negatives": negatives,
+                "--negative-embeddings": negative_embeddings,
+                "--template": template,
+                "--class-embeddings": class_embeddings,
+                "--global-prompts": global_prompts,
+                "--classifier": classifier,
+                "--classifier-set": classifier_set,
+                "--logit-scale": logit_scale,
+            },
+        )
+        return
+    if init is not None:
+        raise UsageError(f"--init: is for `vlood tune classifier`; {method} starts by its --set")
     from vlood.cli.prepare import (
         ClassOptions,
         ModelOptions,

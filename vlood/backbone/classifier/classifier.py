@@ -33,7 +33,9 @@ class Classifier:
         preprocessing: the same, as steps.
         device: torch's name of the device it runs on.
         precision: ``fp32``, ``bf16`` or ``fp16``.
-        network: the torch network in single precision as it was loaded, for networks.
+        runtime: the library that runs it, with its version.
+        weights: of a network, in single precision, by name; None where a file holds all of it.
+        file: the bytes of an ONNX file, or None.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Classifier:
         run: Run,
         device: str,
         precision: str,
+        runtime: str = f"torch {torch.__version__.partition('+')[0]}",
         weights: Mapping[str, torch.Tensor] | None = None,
         file: bytes | None = None,
     ) -> None:
@@ -56,7 +59,7 @@ class Classifier:
         self.digest, self.names, self.named = digest, names, named
         self.input = input
         self.preprocessing = input.preprocessing()
-        self.device, self.precision = device, precision
+        self.device, self.precision, self.runtime = device, precision, runtime
         self.weights, self.file = weights, file
         self._run = run
         self._images = ShrinkingBatches("image of the classifier")
@@ -74,7 +77,7 @@ class Classifier:
             "weights": self.digest,
             "preprocessing": self.preprocessing.describe(),
             "precision": self.precision,
-            "torch": torch.__version__.partition("+")[0],
+            "runtime": self.runtime,
         }
 
     def logits(self, pixels: NDArray[Any]) -> NDArray[np.float32]:

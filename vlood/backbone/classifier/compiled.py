@@ -22,10 +22,12 @@ class Graph:
     Attributes:
         run: pictures to logits, on the CPU.
         size: height and width that it fixes, or None where they are open.
+        runtime: the library that runs it, with its version.
     """
 
     run: Run
     size: tuple[int, int] | None
+    runtime: str
 
 
 def read_onnx(data: bytes, where: str) -> Graph:
@@ -78,7 +80,7 @@ def read_onnx(data: bytes, where: str) -> Graph:
             parts.append(np.asarray(once(np.concatenate([some, filler])))[: len(some)])
         return torch.from_numpy(np.concatenate(parts))
 
-    return Graph(run, size)
+    return Graph(run, size, f"onnxruntime {onnxruntime.__version__}")
 
 
 def read_torchscript(data: Any, device: str, where: str) -> Run:

@@ -114,6 +114,7 @@ def _graph(spec: ClassifierSpec, stored: StoredClassifier, where: str) -> Classi
         "fp32",
         where,
         file=data,
+        runtime=graph.runtime,
     )
 
 
