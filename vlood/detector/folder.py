@@ -49,6 +49,8 @@ CARD_FILE = "README.md"
 ADAPTER_FOLDER = "adapter"
 LOG_FILE = "training.csv"
 _LEARNED = "learned."
+# CLIP's is 100; what is far beyond any model's leaves the range of single precision.
+_MOST_SCALE = 1e9
 _CALIBRATION = "calibration."
 _COLUMNS = tuple(each.name for each in fields(NegativeRow))
 
@@ -286,8 +288,8 @@ def _compiled(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 def _check_tensors(detector: Detector, method: Method, width: int, where: str) -> None:
     """Hold every tensor against the shape and kind its method declares."""
     sizes = {"K": len(detector.class_names), "M": len(detector.negative_names), "D": width}
-    if not detector.logit_scale > 0:
-        raise _damaged(where, "logit_scale is not above zero")
+    if not 0 < detector.logit_scale <= _MOST_SCALE:
+        raise _damaged(where, f"logit_scale is not above zero and at most {_MOST_SCALE:g}")
     shapes = method.arrays_of(detector.tensors)
     if set(detector.tensors) != set(shapes):
         differing = sorted(set(detector.tensors) ^ set(shapes))
