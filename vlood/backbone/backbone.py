@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from vlood.backbone.local import encode_with_local, local_refusal
 from vlood.backbone.preprocess import Preprocessing
 from vlood.backbone.text import CausalTextTower, Progress, encode_texts
 from vlood.errors import UsageError, VloodError
+
+if TYPE_CHECKING:
+    from vlood.backbone.classifier.classifier import Classifier
 
 __all__ = ["Backbone", "ImageFeatures"]
 
@@ -42,6 +45,8 @@ class Backbone:
         logit_scale: the learned factor on cosines, exponentiated (about 100 for CLIP).
         logit_bias: the learned bias of SigLIP models, else None.
         local_refusal: why there are no local features, or None when there are.
+        classifier: a closed-world classifier that sees the same images beside it, or None; no part
+            of the model's identity.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Backbone:
         bias = getattr(module, "logit_bias", None)
         self.logit_bias = None if bias is None else float(bias.detach().float().reshape(-1)[0])
         self.local_refusal = local_refusal(module.visual)
+        self.classifier: Classifier | None = None
         self._make_tokenizer = make_tokenizer
         self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[
             self.precision

@@ -67,7 +67,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         ) from error
     tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
     if not tensors:
-        raise VloodError(f"{path} holds no tensors; expected the weights of an open_clip model")
+        raise VloodError(f"{path} holds no tensors; expected the weights of a model")
     return tensors
 
 
@@ -98,12 +98,13 @@ def load_weights(module: Any, path: Path, tensors: Mapping[str, torch.Tensor], n
         open_clip.load_checkpoint(module, str(path), strict=True, weights_only=True, device="cpu")
     except Exception as error:
         raise VloodError(
-            f"{path} does not hold weights of {name}: {_difference(tensors, module.state_dict())}; "
+            f"{path} does not hold weights of {name}: {difference(tensors, module.state_dict())}; "
             "name the architecture that the file was saved from"
         ) from error
 
 
-def _difference(stored: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> str:
+def difference(stored: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> str:
+    """Say how the tensors of a file differ from those that a network expects."""
     missing = [name for name in expected if name not in stored]
     unknown = [name for name in stored if name not in expected]
     other = [

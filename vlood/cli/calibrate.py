@@ -47,6 +47,8 @@ def calibrate(
         typer.Option("-o", "--output", help="Write another folder instead.", show_default=False),
     ] = None,
     model: opt.ModelOrOwn = None,
+    classifier: opt.Classifier = None,
+    classifier_set: opt.ClassifierSetting = None,
     root: opt.Root = None,
     fast_decode: opt.FastDecode = False,
     background: opt.Background = "255,255,255",
@@ -83,6 +85,7 @@ def calibrate(
     from vlood.detector.calibration_report import describe, warnings_of
     from vlood.detector.folder import adapter_of, check_new, save_detector
     from vlood.detector.saved import check_backbone
+    from vlood.engines.classifiers import choose_for
     from vlood.engines.saved_detectors import calibrated
     from vlood.engines.scoring import is_stream
 
@@ -94,6 +97,7 @@ def calibrate(
             f"{detector}: {saved.detector.method}'s scores depend on the images before, so a "
             "threshold found on others does not hold; give score --threshold"
         )
+    beside = choose_for([saved], [detector], classifier, classifier_set)
     run = ModelOptions(
         model or saved.model_name or opt.DEFAULT_MODEL,
         device.value,
@@ -102,6 +106,7 @@ def calibrate(
         workers,
         cache,
         no_cache,
+        beside,
     )
     read = ReadOptions(root, False, fast_decode, background)
     source = sources_of(id_inputs)

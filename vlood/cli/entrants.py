@@ -21,6 +21,7 @@ from vlood.cli.prepare import (
 from vlood.cli.talk import progress, warn
 from vlood.cli.training_inputs import training_set_of, views_of
 from vlood.detector.saved import check_backbone
+from vlood.engines.classifiers import classifier_digest
 from vlood.engines.detectors import settings_by_method, training_negatives
 from vlood.engines.evaluating.calibrating import calibratable, calibrated
 from vlood.engines.evaluating.run import Entrant, entrant_of
@@ -119,7 +120,8 @@ def saved_entrants(
             }
         if is_stream(saved.detector):
             given = {}
-        found.append(entrant_of(saved.detector, folder.resolve().name, **given))
+        name, beside = folder.resolve().name, classifier_digest(saved.detector, backbone)
+        found.append(entrant_of(saved.detector, name, beside=beside, **given))
     return found
 
 
@@ -236,7 +238,10 @@ def _learned(
                         shown += f" {100 * fits.label_noise:g} % label noise"
                     called = shown if count is None else f"{shown} {count}-shot"
                     called += f" seed {one}" if len(seeds) > 1 else ""
-                    entrant = entrant_of(fit.detector, called, shown=shown, shots=count, seed=one)
+                    beside = classifier_digest(fit.detector, tools.backbone)
+                    entrant = entrant_of(
+                        fit.detector, called, beside=beside, shown=shown, shots=count, seed=one
+                    )
                     found[name].append(entrant)
                     bar.advance(1)
     return found

@@ -59,6 +59,8 @@ def evaluate(
         ),
     ] = None,
     model: opt.ModelOrOwn = None,
+    classifier: opt.Classifier = None,
+    classifier_set: opt.ClassifierSetting = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -208,6 +210,9 @@ def evaluate(
       vlood eval --method cooked,knn,mahalanobis,linear-probe --classes c.txt --train train.store \
           --id test.store --ood far=x.store --label-noise 0.2 -o report/
 
+      vlood eval --method cooked,mcm,linear-probe --classes c.txt --train train/ \
+          --classifier my-classifier --id test/ --ood far=x/
+
       vlood eval --method all --classes c.txt --id test/ --ood far=x/ --shift fog --shift jpeg:3
 
       vlood eval --class-embeddings names.npy --id a.npy --id-labels labels.npy --ood b=b.npy
@@ -226,6 +231,7 @@ def evaluate(
         split_names,
     )
     from vlood.cli.training_inputs import training_source
+    from vlood.engines.classifiers import check_images, choose, choose_for
     from vlood.methods import registry
 
     folders = detector or []
@@ -274,6 +280,8 @@ def evaluate(
         held = open_detector(folders[0])
         wanted = ClassOptions.of_saved(held, classes, None, None, folders[0])
         own_model = held.model_name
+        every = [held, *map(open_detector, folders[1:])]
+        beside = choose_for(every, folders, classifier, classifier_set)
     else:
         own_model = None
         wanted = ClassOptions.read(
@@ -287,6 +295,9 @@ def evaluate(
             negative_embeddings,
             training=source is not None,
         )
+        beside = choose(classifier, classifier_set, wanted.methods, wanted.side.names())
+        stored = source is not None and source.embeddings is not None
+        check_images(beside, "--train", embeddings=stored)
         needs = [registry.get(name).record.needs for name in wanted.methods]
         unused = not any("negatives" in each for each in needs) and not any(
             key.rpartition(".")[2] == "neglabel" for key in wanted.settings
@@ -301,5 +312,6 @@ def evaluate(
         workers,
         cache,
         no_cache,
+        beside,
     )
     carry_out(sets, replace(how, classes=wanted), run, read)

@@ -193,6 +193,30 @@ GlobalPrompts = Annotated[
         rich_help_panel=_CLASSES,
     ),
 ]
+Classifier = Annotated[
+    str | None,
+    typer.Option(
+        "--classifier",
+        metavar="VALUE",
+        help="cooked: a closed-world classifier of the same classes, with local weights: a folder "
+        "made by vlood tune classifier, timm:ARCH:FILE, timm:ARCH.TAG:FILE, torchvision:ARCH:FILE, "
+        "FILE.onnx or FILE.torchscript.",
+        show_default=False,
+        rich_help_panel=_CLASSES,
+    ),
+]
+ClassifierSetting = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--classifier-set",
+        metavar="NAME=VALUE",
+        help="What --classifier sees, where nothing states it: normalisation (imagenet, clip, "
+        "cifar100, half, none) or mean and std as R,G,B; size, resize (short side, or squash), "
+        "interpolation; classes, the names of its outputs. Repeatable.",
+        show_default=False,
+        rich_help_panel=_CLASSES,
+    ),
+]
 NegativeEmbeddings = Annotated[
     list[Path] | None,
     typer.Option(

@@ -15,6 +15,7 @@ from vlood.errors import UsageError
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
     from vlood.detector.saved import SavedDetector
+    from vlood.engines.classifiers import ClassifierChoice
     from vlood.engines.detectors import Fitted
     from vlood.engines.mining import Encoder
     from vlood.engines.negatives import NegativesChoice
@@ -40,6 +41,7 @@ class ModelOptions:
     workers: int | None
     cache: Path | None
     no_cache: bool
+    classifier: ClassifierChoice | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class ClassOptions:
             ),
             NegativesChoice(negatives, tuple(negative_embeddings or [])),
             methods=methods,
-            settings=_settings(settings),
+            settings=settings_of(settings),
         )
 
     @classmethod
@@ -219,10 +221,13 @@ def open_cache(options: ModelOptions) -> FeatureCache | None:
 
 
 def load_model(options: ModelOptions) -> Backbone:
-    """Load the model the options name."""
+    """Load the model the options name, and the classifier beside it where they name one."""
     from vlood.backbone.load import load_backbone
 
-    return load_backbone(options.model, device=options.device, precision=options.precision)
+    backbone = load_backbone(options.model, device=options.device, precision=options.precision)
+    if options.classifier is not None:
+        options.classifier.add_to(backbone, options.device, options.precision)
+    return backbone
 
 
 def stream_settings(options: ModelOptions, read: ReadOptions) -> StreamSettings:
@@ -421,7 +426,12 @@ def check_width(embeddings: Sequence[Embeddings], inputs: Sequence[str], width: 
             )
 
 
-def _settings(values: Sequence[str] | None) -> dict[str, str]:
+def settings_of(values: Sequence[str] | None) -> dict[str, str]:
+    """Read repeated NAME=VALUE options.
+
+    Raises:
+        UsageError: one has another form.
+    """
     settings = {}
     for value in values or []:
         name, equals, text = value.partition("=")

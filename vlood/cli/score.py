@@ -58,6 +58,8 @@ def score(
         ),
     ] = None,
     model: opt.ModelOrOwn = None,
+    classifier: opt.Classifier = None,
+    classifier_set: opt.ClassifierSetting = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -218,6 +220,7 @@ def score(
         with_global_prompts_of,
     )
     from vlood.detector.saved import check_backbone
+    from vlood.engines.classifiers import choose_for, classifier_digest
     from vlood.engines.heatmaps import check_model
     from vlood.engines.records import FileSink, columns_of
     from vlood.engines.scoring import Decision, check_own_rule, records_of
@@ -256,6 +259,13 @@ def score(
                 "`vlood apply`, then calibrate",
                 quiet=quiet,
             )
+    if saved is None and (classifier or classifier_set):
+        raise UsageError(
+            "--classifier: goes with --detector, one of cooked: `vlood tune cooked --classifier`"
+        )
+    beside = None
+    if saved is not None and detector is not None:
+        beside = choose_for([saved], [detector], classifier, classifier_set)
     run = ModelOptions(
         model or (saved and saved.model_name) or opt.DEFAULT_MODEL,
         device.value,
@@ -264,6 +274,7 @@ def score(
         workers,
         cache,
         no_cache,
+        beside,
     )
     read = ReadOptions(root, null, fast_decode, background)
     source = sources_of(inputs)
@@ -355,6 +366,7 @@ def score(
             inputs, run, wanted, read, (threshold, alpha), explain, backbone, scoring, detector
         )
         | {"stream": scorer.order.digest}
+        | ({} if beside is None else {"classifier": classifier_digest(scoring, backbone)})
         | ({"threshold_free": True} if threshold_free else {})
         | {"heatmap": heatmaps and [str(heatmaps.folder), heatmaps.limit]},
         batch_size,

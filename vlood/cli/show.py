@@ -122,6 +122,7 @@ def _detector(path: Path) -> dict[str, Any]:
         "templates": list(saved.templates),
         "negatives": len(saved.negatives),
         "model": saved.model_name,
+        "classifier": None if saved.classifier is None else saved.classifier.described(),
         "embedding width": saved.width,
         "logit scale": saved.detector.logit_scale,
         "learned": None if saved.learned is None else saved.learned.kind,

@@ -30,7 +30,10 @@ _TRAINING = "Training"
 def tune(
     method: Annotated[
         str | None,
-        typer.Argument(help="Which method; --list names them.", show_default=False),
+        typer.Argument(
+            help="Which method; --list names them. Or classifier, a closed-world one for cooked.",
+            show_default=False,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -85,6 +88,17 @@ def tune(
             rich_help_panel=_TRAINING,
         ),
     ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            "--init",
+            metavar="FILE|DIR",
+            help="classifier: local weights to start from, read weights-only, or another "
+            "classifier's folder; by default from scratch.",
+            show_default=False,
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
     shots: Annotated[
         int | None,
         typer.Option(
@@ -130,6 +144,8 @@ def tune(
         ),
     ] = None,
     model: opt.Model = opt.DEFAULT_MODEL,
+    classifier: opt.Classifier = None,
+    classifier_set: opt.ClassifierSetting = None,
     negatives: opt.Negatives = None,
     template: opt.Template = None,
     class_embeddings: opt.ClassEmbeddings = None,
@@ -173,6 +189,10 @@ def tune(
 
       vlood tune cooked --classes classes.txt --train train.store --set score=entropy -o my-ensemble
 
+      vlood tune cooked --classes classes.txt --train train/ --classifier my-net -o robust
+
+      vlood tune classifier --classes classes.txt --train train/ --set size=64 -o my-net
+
       vlood tune coop --classes classes.txt --train train/ --shots 16 --dry-run -o my-prompts
 
       vlood tune coop --classes classes.txt --train train/ --shots 16 -o my-prompts
@@ -199,6 +219,46 @@ def tune(
         return
     if method is None or output is None:
         raise UsageError("tune: name a method and -o FOLDER; `vlood tune --list` has the methods")
+    if method == "classifier":
+        from vlood.cli import tune_classifier
+        from vlood.cli.prepare import ModelOptions, ReadOptions
+
+        tune_classifier.run(
+            output,
+            classes,
+            train,
+            setting,
+            init,
+            ModelOptions(
+                model, device.value, precision.value, batch_size, workers, cache, no_cache
+            ),
+            ReadOptions(root, False, fast_decode, background),
+            shots=shots,
+            label_noise=label_noise,
+            seed=seed,
+            resume=resume,
+            dry_run=dry_run,
+            log=log,
+            overwrite=overwrite,
+            quiet=quiet,
+            command=_command(),
+            refused={
+                "--captions": captions,
+                "--train-labels": train_labels,
+                "--no-train": no_train,
+                "--negatives": negatives,
+                "--negative-embeddings": negative_embeddings,
+                "--template": template,
+                "--class-embeddings": class_embeddings,
+                "--global-prompts": global_prompts,
+                "--classifier": classifier,
+                "--classifier-set": classifier_set,
+                "--logit-scale": logit_scale,
+            },
+        )
+        return
+    if init is not None:
+        raise UsageError(f"--init: is for `vlood tune classifier`; {method} starts by its --set")
     from vlood.cli.prepare import (
         ClassOptions,
         ModelOptions,
@@ -210,6 +270,7 @@ def tune(
     from vlood.cli.training_inputs import cost_of, training_set_of, training_source
     from vlood.cli.tuning_run import run_folder
     from vlood.detector.folder import check_new, save_detector
+    from vlood.engines.classifiers import check_images, choose, with_classifier
     from vlood.engines.mining import Encoder
     from vlood.engines.saved_detectors import saved_from
     from vlood.engines.training_checks import check_model, check_settings
@@ -245,7 +306,18 @@ def tune(
     )
     source = training_source(train, train_labels, [] if shots is None else [shots], read)
     draw = None if shots is None else (shots, seed)
-    run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
+    beside = choose(classifier, classifier_set, wanted.methods, wanted.side.names())
+    check_images(beside, "--train", embeddings=source is not None and source.embeddings is not None)
+    run = ModelOptions(
+        model,
+        device.value,
+        precision.value,
+        batch_size,
+        workers,
+        cache,
+        no_cache,
+        beside,
+    )
     chosen = registry.get(wanted.methods[0])
     if source is not None:
         check_settings(chosen.name, wanted.side, wanted.settings)
@@ -360,6 +432,7 @@ def tune(
     saved = saved_from(fitted, wanted.side.classes, encoder, provenance, training_log=training_log)
     if backbone is None and source is not None:
         saved = _with_stored_model(saved, source)
+    saved = with_classifier(saved, backbone)
     saved = with_global_prompts_of(saved, global_prompts)
     save_detector(output, saved)
     folder.remove()

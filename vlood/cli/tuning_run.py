@@ -30,7 +30,7 @@ def watched(
     """
     try:
         with progress("training", None, quiet=quiet) as bar:
-            run = TuningRun(folder, on_step=_shown(bar), views=views)
+            run = TuningRun(folder, on_step=shown(bar), views=views)
             fitted = fit(run)
     except KeyboardInterrupt:
         if folder.path.exists():
@@ -41,7 +41,9 @@ def watched(
     return fitted, without_times(folder.log_path.read_bytes()).decode()
 
 
-def _shown(bar: Progress) -> Callable[[StepReport], None]:
+def shown(bar: Progress) -> Callable[[StepReport], None]:
+    """Return what shows each step on a progress line."""
+
     def show(report: StepReport) -> None:
         bar.reach(report.step, report.steps, f"loss {report.loss:.3f}")
 

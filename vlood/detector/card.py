@@ -35,6 +35,7 @@ def card(saved: SavedDetector) -> str:
                 "settings": dict(vars(saved.detector.settings)) or "none",
                 "logit scale": f"{saved.detector.logit_scale:.7g}",
                 "model": saved.model_name or "none: embeddings alone",
+                **_classifier(saved),
                 "negatives": len(saved.negatives) or "none",
                 "learned": _learned(saved, record.trains),
                 "class templates": list(saved.templates) or "none",
@@ -52,6 +53,19 @@ def card(saved: SavedDetector) -> str:
         _limits(saved),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _classifier(saved: SavedDetector) -> dict[str, str]:
+    """Say which classifier is read beside the model, and whether a copy of it is here."""
+    if saved.classifier is None:
+        return {}
+    found = saved.classifier
+    where = "a copy in classifier/" if found.is_copied else f"found at {found.source}"
+    named = " ".join(filter(None, (found.identity["kind"], found.identity["architecture"])))
+    text = (
+        f"{named}, digest {found.identity['weights']}, {found.identity['preprocessing']}; {where}"
+    )
+    return {"classifier": text}
 
 
 def _classes(saved: SavedDetector) -> str:

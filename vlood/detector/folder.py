@@ -4,6 +4,7 @@
 - ``tensors.safetensors``: what it compiles to, ``learned.*`` and ``calibration.*``
 - ``negatives.parquet``: a row a negative label, in the order of its tensors
 - ``negatives.faiss``: the index that explanations look up
+- ``classifier/``: the closed-world classifier beside the model, where it is not too large
 - ``adapter/``: a PEFT adapter, where one was tuned
 - ``training.csv``: the log of the training loop, where it ran
 - ``README.md``: the card
@@ -24,6 +25,7 @@ from vlood.detector import stored_calibration
 from vlood.detector.adapter_files import MARK as ADAPTER_MARK
 from vlood.detector.adapter_files import has_adapter, read_adapter, write_adapter
 from vlood.detector.card import card
+from vlood.detector.classifier import RecordedClassifier
 from vlood.detector.described import Described, read_described
 from vlood.detector.saved import Learned, SavedDetector
 from vlood.detector.schema import READS_FROM, SCHEMA, up_to_date
@@ -47,6 +49,8 @@ CARD_FILE = "README.md"
 ADAPTER_FOLDER = "adapter"
 LOG_FILE = "training.csv"
 _LEARNED = "learned."
+# CLIP's is 100; what is far beyond any model's leaves the range of single precision.
+_MOST_SCALE = 1e9
 _CALIBRATION = "calibration."
 _COLUMNS = tuple(each.name for each in fields(NegativeRow))
 
@@ -92,6 +96,8 @@ def save_detector(path: Path, saved: SavedDetector, *, adapter: Path | None = No
                 write_adapter(folder / ADAPTER_FOLDER, saved.learned)
             elif adapter is not None:
                 _copy(adapter, folder / ADAPTER_FOLDER)
+            if saved.classifier is not None:
+                saved.classifier.write_into(folder)
             if saved.training_log is not None:
                 (folder / LOG_FILE).write_bytes(saved.training_log.encode())
             described = _described(saved, _digests(folder))
@@ -152,6 +158,7 @@ def load_detector(path: Path) -> SavedDetector:
         figures=described.objects("figures"),
         provenance=described.mapping("provenance"),
         training_log=_training_log(path, described),
+        classifier=RecordedClassifier.read(described, path),
     )
 
 
@@ -183,6 +190,7 @@ def _described(saved: SavedDetector, digests: Mapping[str, str]) -> dict[str, An
         "templates": list(saved.templates),
         "model": saved.model_name,
         "backbone": None if saved.backbone is None else dict(saved.backbone),
+        "classifier": None if saved.classifier is None else saved.classifier.described(),
         "width": saved.width,
         "negatives": len(saved.negatives),
         "learned": None
@@ -280,8 +288,8 @@ def _compiled(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 def _check_tensors(detector: Detector, method: Method, width: int, where: str) -> None:
     """Hold every tensor against the shape and kind its method declares."""
     sizes = {"K": len(detector.class_names), "M": len(detector.negative_names), "D": width}
-    if not detector.logit_scale > 0:
-        raise _damaged(where, "logit_scale is not above zero")
+    if not 0 < detector.logit_scale <= _MOST_SCALE:
+        raise _damaged(where, f"logit_scale is not above zero and at most {_MOST_SCALE:g}")
     shapes = method.arrays_of(detector.tensors)
     if set(detector.tensors) != set(shapes):
         differing = sorted(set(detector.tensors) ^ set(shapes))

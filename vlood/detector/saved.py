@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from vlood.detector.classifier import RecordedClassifier
 from vlood.errors import UsageError
 from vlood.methods import registry
 from vlood.methods.contract import Detector, Learned
@@ -39,6 +40,7 @@ class SavedDetector:
         learned: what was trained, or None.
         figures: how good it was, rows of an evaluation; JSON-able.
         provenance: command, seed, versions, digests of the data; JSON-able.
+        classifier: the closed-world classifier whose logits it reads, or None.
         training_log: CSV with a row a step of training, without times, or None.
     """
 
@@ -54,6 +56,7 @@ class SavedDetector:
     figures: Sequence[Mapping[str, Any]] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     training_log: str | None = None
+    classifier: RecordedClassifier | None = None
 
     @property
     def width(self) -> int:

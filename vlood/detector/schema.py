@@ -30,6 +30,8 @@ FIELDS = {
     "model": "what `--model` takes, or null for embeddings alone",
     "backbone": "identity of the model: architecture, config and weights digests, preprocessing, "
     "precision, open_clip version; or null",
+    "classifier": "a closed-world classifier beside the model: where it is, identity, input, the "
+    "classes of its outputs; in `classifier/` where a copy is kept; or null",
     "width": "D, numbers in an embedding",
     "negatives": "how many negative labels, M",
     "learned": "what was trained: kind, about and the names of its arrays; or null",

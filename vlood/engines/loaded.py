@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vlood.detector.folder import load_detector
 from vlood.detector.saved import SavedDetector, check_backbone
+from vlood.engines.classifiers import add_classifier
 from vlood.engines.explaining import NearestNegatives
 from vlood.engines.records import Record
 from vlood.engines.scoring import (
@@ -27,7 +28,7 @@ from vlood.engines.scoring import (
 from vlood.errors import UsageError
 from vlood.features.cache import FeatureCache
 from vlood.features.embeddings import Embeddings, check_features
-from vlood.features.stream import StreamSettings
+from vlood.features.stream import StreamSettings, encode_pictures
 from vlood.images.modes import to_rgb
 from vlood.images.sources import find_images
 
@@ -117,6 +118,7 @@ class LoadedDetector:
             )
         backbone = load_backbone(name, device=self._device, precision=self._precision)
         check_backbone(self.saved, backbone.identity(), "the detector")
+        add_classifier(backbone, self.saved, "the detector")
         return backbone
 
     def score(
@@ -220,8 +222,7 @@ def _of_pictures(
     for start in range(0, len(pictures), settings.batch_size):
         some = pictures[start : start + settings.batch_size]
         upright = [to_rgb(one, settings.decode.background) for one in some]
-        pixels = np.stack([backbone.preprocessing.prepare(one) for one in upright])
-        features = backbone.encode_pixels(pixels, local=local)
+        features = encode_pictures(upright, backbone, local=local)
         ids = [str(start + row) for row in range(len(some))]
         yield ScoredBatch(
             ids=ids,

@@ -169,6 +169,7 @@ def few_shot_set(
     left = np.arange(len(candidates.items))
     features: dict[int, NDArray[np.float32]] = {}
     local: dict[int, NDArray[np.float32]] = {}
+    logits: dict[int, ClassifierLogits] = {}
     unreadable: dict[str, str] = {}
     while True:
         labels = candidates.labels[left]
@@ -180,6 +181,9 @@ def few_shot_set(
                 features[new[start + position]] = batch.features.raw[place]
                 if batch.features.local is not None:
                     local[new[start + position]] = batch.features.local[place]
+                if batch.features.logits is not None:
+                    held = batch.features.logits.rows(slice(place, place + 1))
+                    logits[new[start + position]] = held
             for position, reason in batch.errors.items():
                 damaged.add(new[start + position])
                 unreadable[batch.ids[position]] = reason
@@ -192,6 +196,7 @@ def few_shot_set(
         candidates.labels[drawn],
         tuple(candidates.items[row].path for row in drawn.tolist()),
         np.stack([local[row] for row in drawn.tolist()]) if local else None,
+        logits=_joined([logits[row] for row in drawn.tolist()]) if logits else None,
     )
     return TrainingSet(
         images,

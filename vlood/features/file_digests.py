@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from vlood.features.cache import FILES_FOLDER, FeatureSpace
+from vlood.features.cache import FILES_FOLDER
 from vlood.features.keyed_rows import KeyedRows
 from vlood.features.parts import KEY_BYTES
 
@@ -33,6 +33,14 @@ class ImageFile(Protocol):
 
     def stat(self) -> os.stat_result | None:
         """Return the file's status; None where there is no such file."""
+        ...
+
+
+class Contents(Protocol):
+    """What says of a content whether it is known, such as a space of the cache."""
+
+    def __contains__(self, digest: bytes) -> bool:
+        """Say whether it is."""
         ...
 
 
@@ -75,7 +83,7 @@ class FileDigests:
 class KnownImages:
     """The images whose embedding is in a space already: what the loader need not decode."""
 
-    def __init__(self, space: FeatureSpace, file_digests: FileDigests) -> None:
+    def __init__(self, space: Contents, file_digests: FileDigests) -> None:
         self._space = space
         self._file_digests = file_digests
 

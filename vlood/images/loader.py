@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
-from numpy.typing import NDArray
 from PIL import Image
 
 from vlood.errors import ImageError
@@ -53,18 +52,19 @@ class Fetched:
     Attributes:
         item: what was fetched.
         digest: 16-byte BLAKE2b of the file's bytes; None where they could not be read.
-        pixels: what `prepare` made of the picture; None with an error or a known digest.
+        pixels: what `prepare` made of the picture, an array or several; None with an error or a
+            known digest.
         error: one sentence saying why there are no pixels.
 
     """
 
     item: ImageItem
     digest: bytes | None = None
-    pixels: NDArray[Any] | None = None
+    pixels: Any = None
     error: str | None = None
 
 
-Prepare = Callable[[Image.Image], NDArray[Any]]
+Prepare = Callable[[Image.Image], Any]
 
 
 def image_digest(data: bytes) -> bytes:
@@ -154,7 +154,7 @@ class _Fetcher:
         except MemoryError:
             return Fetched(item, digest, error="there is not enough memory for the image")
 
-    def _prepared(self, picture: Image.Image) -> NDArray[Any]:
+    def _prepared(self, picture: Image.Image) -> Any:
         try:
             return self.prepare(picture)
         except (OSError, ValueError, ArithmeticError) as error:

@@ -240,6 +240,8 @@ class Method:
         check: what else must hold of a stored detector's tensors; raises UsageError.
         logits: gives the logits [N, K] that labels and confidences are made of; None: the cosines
             with ``class_features`` at the logit scale.
+        classifier: says whether a detector with these settings may read a closed-world
+            classifier's logits; None: none of the method does.
         decide: says which images are OOD without a threshold, bool [N], where the method has a rule
             of its own for that; None where it has none.
         regional: how it looks at regions; None: by the largest softmax probability of those
@@ -263,6 +265,7 @@ class Method:
     check_training: Callable[[Any, int], None] | None = None
     optional: tuple[str, ...] = ()
     decide: Callable[[Detector, ImageFeatures], NDArray[np.bool_]] | None = None
+    classifier: Callable[[Any], bool] | None = None
 
     @property
     def name(self) -> str:
@@ -307,6 +310,8 @@ def setting(default: Any, *, help: str, unit: str, source: str) -> Any:
 def make_settings(method: Method, values: Mapping[str, Any]) -> Any:
     """Build a method's settings from values as typed (text) or as stored (JSON).
 
+    ``preset`` takes a published recipe.
+
     Raises:
         UsageError: a name the method does not have, or a value of the wrong kind or range.
     """
@@ -315,18 +320,27 @@ def make_settings(method: Method, values: Mapping[str, Any]) -> Any:
         check_choice(method.name, PRESET, name, tuple(method.presets))
         given = {key: value for key, value in values.items() if key != PRESET}
         values = {**method.presets[name], **given}
-    fields = {each.name: each for each in dataclasses.fields(method.settings)}
+    return settings_from(method.name, method.settings, values, known=method.setting_names())
+
+
+def settings_from(
+    owner: str, kind: type[Any], values: Mapping[str, Any], *, known: tuple[str, ...] = ()
+) -> Any:
+    """Build a settings dataclass from values as typed or as stored; ``owner`` is named in errors.
+
+    Raises:
+        UsageError: a name it does not have, or a value of the wrong kind or range.
+    """
+    fields = {each.name: each for each in dataclasses.fields(kind)}
     converted = {}
     for name, value in values.items():
         if name not in fields:
             close = difflib.get_close_matches(name, fields, n=1)
-            known = ", ".join(method.setting_names()) or "none"
+            names = ", ".join(known or tuple(fields)) or "none"
             hint = f"did you mean {close[0]}? " if close else ""
-            raise UsageError(
-                f"{method.name} has no setting {name!r}; {hint}its settings are: {known}"
-            )
-        converted[name] = _converted(method.name, name, value, fields[name].default)
-    return method.settings(**converted)
+            raise UsageError(f"{owner} has no setting {name!r}; {hint}its settings are: {names}")
+        converted[name] = _converted(owner, name, value, fields[name].default)
+    return kind(**converted)
 
 
 def check_positive(method: str, name: str, value: float, *, or_zero: bool = False) -> None:

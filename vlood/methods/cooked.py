@@ -39,7 +39,8 @@ RECORD = MethodRecord(
     summary="mean of the probabilities of a closed-world classifier, zero-shot CLIP and a probe",
     score_note=(
         "max (or minus entropy) of the mean of softmax(classifier), softmax(s cos) and "
-        "softmax(W f + b), T = 1 each; the classifier's logits come with the embeddings"
+        "softmax(W f + b), T = 1 each; the classifier is --classifier, or its logits come with the "
+        "embeddings"
     ),
     needs=("classes", "images"),
     trains=True,
@@ -65,8 +66,8 @@ class CookedSettings(HeadSettings):
     )
     members: str = setting(
         "auto",
-        help="which of classifier+clip+probe; auto: all, the classifier if the training embeddings "
-        "come with its logits",
+        help="which of classifier+clip+probe; auto: all, the classifier if there is --classifier "
+        "or the training embeddings come with its logits",
         unit="-",
         source="COOkeD's code has all three, always",
     )
@@ -145,8 +146,8 @@ def fit(
         settings = replace(settings, members="+".join(some))
         if images.logits is None:
             logger.warning(
-                "cooked: no classifier's logits come with the training embeddings, so it is the "
-                "mean of two members, CLIP and the probe"
+                "cooked: there is no --classifier and no logits of one come with the training "
+                "images, so it is the mean of two members, CLIP and the probe"
             )
     head = fit_head(settings, classes.names, images, seed=seed)
     settings = head.settings
@@ -209,8 +210,8 @@ def members_logits(detector: Detector, images: ImageFeatures) -> Mapping[str, ND
             if images.logits is None:
                 raise UsageError(
                     "cooked: a classifier is a member and these images come without its logits; "
-                    "put them beside the embeddings (X.logits.npy, X.logits.txt), or train with "
-                    "--set members=clip+probe"
+                    "give --classifier with images, put them beside embeddings (X.logits.npy, "
+                    "X.logits.txt), or train with --set members=clip+probe"
                 )
             check_classifier(images.logits, detector.class_names)
             found[member] = images.logits.values.astype(np.float64)
@@ -240,8 +241,8 @@ def check_classifier(logits: ClassifierLogits, classes: Sequence[str]) -> None:
         )
     if sorted(theirs) == sorted(ours):
         raise UsageError(
-            "cooked: the classifier's outputs are the classes in another order; put the columns of "
-            "its logits and their names in the order of --classes"
+            "cooked: the classifier's outputs are the classes in another order; give --classes in "
+            "its order, or put the columns of its logits and their names in that of --classes"
         )
     other = next(name for name, own in zip(logits.names, ours, strict=True) if _folded(name) != own)
     raise UsageError(
@@ -274,6 +275,11 @@ def check(detector: Detector) -> None:
         raise UsageError("members must name some of classifier+clip+probe")
 
 
+def may_read_classifier(settings: CookedSettings) -> bool:
+    """Say whether a classifier is among the members, or may be."""
+    return settings.members == "auto" or "classifier" in settings.chosen()
+
+
 def _folded(name: str) -> str:
     return " ".join(name.replace("_", " ").casefold().split())
 
@@ -286,4 +292,5 @@ METHOD = Method(
     arrays={"class_features": "K D", **HEAD},
     check=check,
     logits=logits,
+    classifier=may_read_classifier,
 )

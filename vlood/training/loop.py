@@ -56,6 +56,7 @@ def train(
     on_step: Callable[[StepReport], None] = lambda report: None,
     probe: CostProbe | None = None,
     model_precision: str = "fp32",
+    buffers: Mapping[str, torch.Tensor] | None = None,
 ) -> Trained:
     """Minimise a loss.
 
@@ -72,6 +73,8 @@ def train(
         on_step: told after every step.
         probe: measure what the run would cost, and leave after that.
         model_precision: what ``precision`` ``auto`` means.
+        buffers: what the loss changes beside the tensors, such as the statistics of a batch
+            normalisation, by other names; kept and returned with them.
 
     Raises:
         UsageError: there is nothing to train, or the folder's run is another one.
@@ -82,7 +85,8 @@ def train(
         raise UsageError("training: needs tensors that require gradients")
     if settings.patience and held_out is None:
         raise UsageError("training: patience needs images that are kept aside")
-    made = _Run(names, tensors, loss, rows, settings, seed, held_out, model_precision)
+    kept = {**tensors, **(buffers or {})}
+    made = _Run(names, kept, loss, rows, settings, seed, held_out, model_precision)
     if probe is not None:
         probe.measure(made.once, tensors, made.total, settings.optimizer)
         return made.result()
@@ -90,7 +94,7 @@ def train(
 
 
 class _Run:
-    """One run: its tensors, its optimiser and its place."""
+    """One run: its tensors, of which ``names`` are trained, its optimiser and its place."""
 
     def __init__(
         self,
@@ -174,7 +178,7 @@ class _Run:
 
     def result(self) -> Trained:
         """Return the tensors as they are, or the best ones where a held-out loss was watched."""
-        held = self.best or {name: self.tensors[name].detach() for name in self.names}
+        held = self.best or {name: one.detach() for name, one in self.tensors.items()}
         epochs = -(-self.place.step // self.rows.per_epoch)
         kept = {name: tensor.clone().cpu() for name, tensor in held.items()}
         return Trained(kept, self.place.step, epochs, self.place.best)
@@ -240,7 +244,7 @@ class _Run:
         place = self.place
         if math.isfinite(value) and (place.best is None or value < place.best):
             place.best, place.worse = value, 0
-            self.best = {name: self.tensors[name].detach().clone() for name in self.names}
+            self.best = {name: one.detach().clone() for name, one in self.tensors.items()}
         else:
             place.worse += 1
         place.stopped = place.worse >= self.settings.patience
@@ -278,7 +282,7 @@ class _Run:
         if run is None or log is None:
             return
         log.flush()
-        state: dict[str, torch.Tensor] = {name: self.tensors[name] for name in self.names}
+        state: dict[str, torch.Tensor] = dict(self.tensors)
         state |= {_BEST + name: tensor for name, tensor in self.best.items()}
         plain: dict[str, dict[str, Any]] = {}
         for row, entries in self.optimizer.state_dict()["state"].items():
@@ -293,8 +297,8 @@ class _Run:
     def _restore(self, saved: Saved, run: RunFolder) -> None:
         try:
             with torch.no_grad():
-                for name in self.names:
-                    self.tensors[name].copy_(saved.tensors[name])
+                for name, tensor in self.tensors.items():
+                    tensor.copy_(saved.tensors[name])
             entries: dict[int, dict[str, Any]] = {
                 int(row): dict(values) for row, values in saved.about["optimizer"].items()
             }

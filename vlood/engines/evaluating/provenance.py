@@ -60,6 +60,10 @@ def provenance(
     if backbone is not None:
         model = {"name": backbone.name, **backbone.identity(), "device": str(backbone.device)}
         sections["Model"] = {name: str(value) for name, value in model.items()}
+    if backbone is not None and backbone.classifier is not None:
+        beside = backbone.classifier
+        facts = {"name": beside.name, **beside.identity(), "classes": ", ".join(beside.names[:20])}
+        sections["Classifier"] = facts
     sections["Detectors"] = {one.name: _detector(one) for one in found.contestants}
     every = [found.known, *found.others.values()]
     sections["Sets"] = {one.name: _set(one) for one in every}

@@ -99,11 +99,14 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
 
-def entrant_of(detector: Detector, name: str, **given: object) -> Entrant:
-    """Return a detector as results know it; what else is given goes to `Contestant`."""
+def entrant_of(detector: Detector, name: str, *, beside: str = "", **given: object) -> Entrant:
+    """Return a detector as results know it; what else is given goes to `Contestant`.
+
+    ``beside`` identifies what scores beside the model and is no part of the detector's arrays.
+    """
     settings = json.dumps(dataclasses.asdict(detector.settings), sort_keys=True)
     arrays = {**detector.tensors, "logit_scale": np.array(detector.logit_scale)}
-    text = f"{detector.method} {settings} {arrays_digest(arrays)}"
+    text = f"{detector.method} {settings} {arrays_digest(arrays)}{beside}"
     digest = blake2b(text.encode(), digest_size=16).hexdigest()
     fields = {"shown": name, **given}
     return Entrant(Contestant(name=name, method=detector.method, digest=digest, **fields), detector)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Closed-world classifiers beside the model: networks with local weights, ONNX, TorchScript."""
