@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vlood.training.labelled import LabelledFeatures
 
 _TRAINING = "Training"
+_ENSEMBLE = "Ensemble"
 
 
 @guarded
@@ -31,6 +32,12 @@ def tune(
     method: Annotated[
         str | None,
         typer.Argument(help="Which method; --list names them.", show_default=False),
+    ] = None,
+    members: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[DIR]...", help="ensemble: the detectors to combine.", show_default=False
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -129,6 +136,47 @@ def tune(
             rich_help_panel=_TRAINING,
         ),
     ] = None,
+    combine: Annotated[
+        str | None,
+        typer.Option(
+            "--combine",
+            metavar="rank|probability",
+            help="Average ranks among known images (the default), or calibrated probabilities.",
+            show_default=False,
+            rich_help_panel=_ENSEMBLE,
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            metavar="W,W...",
+            help="A weight a detector, in their order; equal by default.",
+            show_default=False,
+            rich_help_panel=_ENSEMBLE,
+        ),
+    ] = None,
+    id_inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--id",
+            metavar="IN",
+            help="Held-out known images to rank among; by default those that each detector was "
+            "calibrated on.",
+            show_default=False,
+            rich_help_panel=_ENSEMBLE,
+        ),
+    ] = None,
+    ood_inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ood",
+            metavar="IN",
+            help="OOD images to fit probabilities with, for --combine probability.",
+            show_default=False,
+            rich_help_panel=_ENSEMBLE,
+        ),
+    ] = None,
     model: opt.Model = opt.DEFAULT_MODEL,
     negatives: opt.Negatives = None,
     template: opt.Template = None,
@@ -189,6 +237,10 @@ def tune(
 
       vlood tune clipn --classes classes.txt --train train/ --no-train lora -o my-clipn
 
+      vlood tune ensemble my-probe my-neighbours my-regions --id held-out/ -o my-ensemble
+
+      vlood tune ensemble a b --combine probability --id known/ --ood other/ -o my-ensemble
+
       vlood calibrate my-detector --id known-good/
 
       vlood score photos/ --detector my-detector
@@ -199,6 +251,8 @@ def tune(
         return
     if method is None or output is None:
         raise UsageError("tune: name a method and -o FOLDER; `vlood tune --list` has the methods")
+    from vlood.cli.ensemble import METHOD as ENSEMBLE
+    from vlood.cli.ensemble import EnsembleOptions, tune_ensemble
     from vlood.cli.prepare import (
         ClassOptions,
         ModelOptions,
@@ -221,12 +275,30 @@ def tune(
         check_new(output, overwrite=overwrite)
         folder.check(overwrite=overwrite)
     read = ReadOptions(root, False, fast_decode, background)
+    asked = EnsembleOptions(members or (), combine, weights, id_inputs or (), ood_inputs or ())
+    if method != ENSEMBLE:
+        asked.refuse_for(method)
     options = {"--resume": resume, "--dry-run": dry_run, "--log": log}
     for name, given in {**options, "--label-noise": label_noise}.items():
         if given and not (train or captions):
             raise UsageError(f"{name}: goes with --train, the labelled images to learn from")
     if no_train is not None:
         setting = [*(setting or []), f"no_train={no_train}"]
+    run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
+    provenance: dict[str, Any] = {"command": _command(), "seed": seed}
+    if method == ENSEMBLE:
+        for name, settled in (("--train", train or captions), ("--classes", classes)):
+            if settled:
+                raise UsageError(f"{name}: is settled by the detectors to combine; leave it out")
+        chosen_model = None if model == opt.DEFAULT_MODEL else model
+        saved, some = tune_ensemble(
+            asked, setting, chosen_model, run, read, provenance, quiet=quiet
+        )
+        save_detector(output, saved)
+        _report(output, saved)
+        if some:
+            raise typer.Exit(SOME_UNREADABLE)
+        return
     if captions:
         for name, refused in (("--train", train), ("--shots", shots is not None)):
             if refused:
@@ -245,7 +317,6 @@ def tune(
     )
     source = training_source(train, train_labels, [] if shots is None else [shots], read)
     draw = None if shots is None else (shots, seed)
-    run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
     chosen = registry.get(wanted.methods[0])
     if source is not None:
         check_settings(chosen.name, wanted.side, wanted.settings)
@@ -258,7 +329,6 @@ def tune(
         check_model(chosen.name, backbone)
     store = None if backbone is None else open_cache(run)
     encoder = None if backbone is None else Encoder(backbone, store)
-    provenance: dict[str, Any] = {"command": _command(), "seed": seed}
     unreadable: Mapping[str, object] = {}
     training_log = None
     if captions:
@@ -398,7 +468,9 @@ def _list() -> None:
 
     for method in registry.all_methods():
         kind = "from class names"
-        if method.record.trains:
+        if "detectors" in method.record.needs:
+            kind = "from detectors"
+        elif method.record.trains:
             kind = "from images" if method.learns else "needs training"
         if sys.stdout.isatty():
             sys.stdout.write(f"{method.name:<14} {kind:<18} {method.record.summary}\n")
@@ -424,6 +496,7 @@ def _report(output: Path, saved: SavedDetector) -> None:
         "method": saved.detector.method,
         **({} if saved.learned is None else {"learned": saved.learned.kind}),
         "classes": len(saved.classes),
+        **({"members": list(saved.members)} if saved.members else {}),
         "negatives": len(saved.negatives),
         "model": saved.model_name,
         **{

@@ -4,6 +4,7 @@
 - ``tensors.safetensors``: what it compiles to, ``learned.*`` and ``calibration.*``
 - ``negatives.parquet``: a row a negative label, in the order of its tensors
 - ``negatives.faiss``: the index that explanations look up
+- ``members/``: the detectors that an ensemble combines, a folder each
 - ``adapter/``: a PEFT adapter, where one was tuned
 - ``training.csv``: the log of the training loop, where it ran
 - ``README.md``: the card
@@ -25,6 +26,7 @@ from vlood.detector.adapter_files import MARK as ADAPTER_MARK
 from vlood.detector.adapter_files import has_adapter, read_adapter, write_adapter
 from vlood.detector.card import card
 from vlood.detector.described import Described, read_described
+from vlood.detector.member_folders import read_members, write_members
 from vlood.detector.saved import Learned, SavedDetector
 from vlood.detector.schema import READS_FROM, SCHEMA, up_to_date
 from vlood.errors import UsageError, VloodError
@@ -88,6 +90,7 @@ def save_detector(path: Path, saved: SavedDetector, *, adapter: Path | None = No
         with atomic_folder(path) as folder:
             _write_tensors(folder / TENSORS_FILE, saved)
             _write_negatives(folder, saved)
+            write_members(folder, saved.members)
             if saved.learned is not None and has_adapter(saved.learned):
                 write_adapter(folder / ADAPTER_FOLDER, saved.learned)
             elif adapter is not None:
@@ -130,6 +133,7 @@ def load_detector(path: Path) -> SavedDetector:
     if not classes or len({each.name for each in classes}) < len(classes):
         raise described.wrong("classes", "a list of distinct classes")
     negatives = _read_negatives(path, described.whole("negatives"), where)
+    members = read_members(path, described)
     detector = Detector(
         method=method.name,
         settings=make_settings(method, described.mapping("settings")),
@@ -137,6 +141,7 @@ def load_detector(path: Path) -> SavedDetector:
         tensors=_compiled(arrays),
         logit_scale=described.number("logit_scale"),
         negative_names=tuple(each.term for each in negatives),
+        members={name: one.detector for name, one in members.items()},
     )
     _check_tensors(detector, method, described.whole("width"), where)
     return SavedDetector(
@@ -152,6 +157,7 @@ def load_detector(path: Path) -> SavedDetector:
         figures=described.objects("figures"),
         provenance=described.mapping("provenance"),
         training_log=_training_log(path, described),
+        members=members,
     )
 
 
@@ -185,6 +191,7 @@ def _described(saved: SavedDetector, digests: Mapping[str, str]) -> dict[str, An
         "backbone": None if saved.backbone is None else dict(saved.backbone),
         "width": saved.width,
         "negatives": len(saved.negatives),
+        "members": list(saved.members),
         "learned": None
         if learned is None
         else {

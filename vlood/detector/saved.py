@@ -40,6 +40,7 @@ class SavedDetector:
         figures: how good it was, rows of an evaluation; JSON-able.
         provenance: command, seed, versions, digests of the data; JSON-able.
         training_log: CSV with a row a step of training, without times, or None.
+        members: the detectors that an ensemble combines, by name, in their order.
     """
 
     detector: Detector
@@ -54,6 +55,7 @@ class SavedDetector:
     figures: Sequence[Mapping[str, Any]] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     training_log: str | None = None
+    members: Mapping[str, SavedDetector] = field(default_factory=dict)
 
     @property
     def width(self) -> int:

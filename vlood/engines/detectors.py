@@ -261,11 +261,17 @@ def negatives_beside(
     announce: Announce,
 ) -> NegativeFeatures:
     """Return the negatives the user named, for a detector that does not score with any."""
-    names, features = detector.class_names, detector.tensors["class_features"]
+    names = detector.class_names
+    if "class_features" in detector.tensors:
+        classes = ClassFeatures.of(names, detector.tensors["class_features"])
+    else:
+        # One of images alone: its classes have no text features yet.
+        own = side if side.classes else replace(side, classes=tuple(map(ClassName.of, names)))
+        classes = class_side(own, side.templates or Prompting().classes, encoder)
     return find_negatives(
         negatives,
         side.classes or tuple(map(ClassName.of, names)),
-        ClassFeatures.of(names, features),
+        classes,
         encoder,
         Prompting(side.templates or Prompting().classes, side.templates or Prompting().nouns),
         announce=announce,

@@ -155,7 +155,7 @@ class ScoredBatch:
 
 def needs_local(detectors: Iterable[Detector]) -> bool:
     """Say whether any of the detectors reads local embeddings."""
-    return any("local" in registry.get(one.method).record.needs for one in detectors)
+    return any("local" in registry.needs(one) for one in detectors)
 
 
 def score_images(
@@ -252,6 +252,8 @@ def records_of(batch: ScoredBatch, detector: Detector, decision: Decision) -> li
             record["nearest_negatives"] = one.nearest_negatives
             if one.region is not None:
                 record["deciding_region"] = one.region
+            if one.members:
+                record["members"] = list(one.members)
             record["explanation"] = one.sentence(ood, len(detector.class_names))
         records[position] = record
     return [record for record in records if record is not None]
