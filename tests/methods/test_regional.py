@@ -53,7 +53,8 @@ def detector(method: str, classes: ClassFeatures = CLASSES, **values: Any) -> De
     elif method == "mixoe":
         tensors = {"weight": normal(K, D, seed=5), "bias": normal(K, seed=6)}
     elif found.learns:
-        return found.fit(classes, settings, SCALE, images=TRAINING)
+        layers = {"layers": (D,)} if "layers" in found.record.needs else {}
+        return found.fit(classes, settings, SCALE, images=TRAINING, **layers)
     else:
         given: dict[str, Any] = {"negatives": NEGATIVES, "noise": normal(9, D, seed=10)}
         needs = {name: given[name] for name in found.record.needs if name in given}

@@ -220,16 +220,8 @@ def bench(
     read = ReadOptions(None, False, fast_decode)
     if label_noise is not None and not train:
         raise UsageError("--label-noise: goes with --train, the labelled images to learn from")
-    counts = shots_of(shots)
-    fits = Fits(
-        training_source(train, None, counts, read),
-        counts,
-        label_noise=shares_of(label_noise, "--label-noise"),
-        name_shift=shares_of(name_shift, "--name-shift"),
-    )
     how = EvalOptions(
         folders=folders,
-        fits=fits,
         fpr_mode=fpr_mode,
         resamples=resamples,
         overlap=overlap.value,
@@ -242,6 +234,13 @@ def bench(
     )
     how.check()
     place = _drawn_world(quiet) if chosen.name == _WORLD and root is None else _folder(root)
+    counts = shots_of(shots)
+    fits = Fits(
+        training_source(train, None, counts, read),
+        counts,
+        label_noise=shares_of(label_noise, "--label-noise"),
+        name_shift=shares_of(name_shift, "--name-shift"),
+    )
     sets = suite_sets(chosen, place, skip_missing=skip_missing)
     sets += shifted_sets(sets[0], shift or [])
     held = open_detector(folders[0]) if folders else None
@@ -270,7 +269,9 @@ def bench(
         no_cache,
     )
     notes = [*chosen.notes, *left_out(chosen, sets), *_settings_notes(fits)]
-    how = replace(how, classes=wanted, notes=notes, sections={"Licences": licences(chosen, sets)})
+    how = replace(
+        how, classes=wanted, fits=fits, notes=notes, sections={"Licences": licences(chosen, sets)}
+    )
     carry_out(sets, how, run, read)
 
 

@@ -219,6 +219,8 @@ def tune(
 
       vlood tune mahalanobis --classes classes.txt --train train/ --label-noise 0.2 -o noisy
 
+      vlood tune mahalanobis-layers --model layers:bundled --classes world --train train/ -o deep
+
       vlood tune cooked --classes classes.txt --train train.store --set score=entropy -o my-ensemble
 
       vlood tune coop --classes classes.txt --train train/ --shots 16 --dry-run -o my-prompts

@@ -148,6 +148,10 @@ def fit_all(
             given["negatives"] = sides[key]
         if "noise" in record.needs:
             given["noise"] = _noise_features(method.name, encoder)
+        if "layers" in record.needs:
+            given["layers"] = getattr(
+                None if encoder is None else encoder.backbone, "layer_widths", ()
+            )
         if method.learns and images is not None:
             _check_widths(classes, images)
             device = "cpu" if encoder is None else encoder.backbone.device

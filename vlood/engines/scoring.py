@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vlood.backbone.image_features import ImageFeatures
 from vlood.engines.explaining import NearestNegatives, explain
 from vlood.engines.records import Record, rounded
+from vlood.engines.stepping import stepping, with_steps
 from vlood.engines.streaming import StreamOrder, start_stream, step_stream
 from vlood.errors import UsageError
 from vlood.features.cache import FeatureCache
@@ -174,6 +175,9 @@ def score_images(
     """
     scorer = detectors if isinstance(detectors, Scorer) else Scorer(detectors)
     local = local or needs_local(scorer.detectors)
+    if stepping(scorer.detectors):
+        # What the cache remembers are embeddings of pictures as they are.
+        backbone, cache = with_steps(backbone, scorer.detectors), None
     for batch in encode_images(items, backbone, settings, cache=cache, local=local):
         ids = [item.path for item in batch.items]
         yield ScoredBatch(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NEEDS = (
     "classes", "local", "negatives", "noise", "images", "captioned-images", "text-tower",
-    "view-regions", "detectors",
+    "view-regions", "detectors", "layers",
 )  # fmt: skip
 # What a method can learn from, and the name that ``fit`` is given it with.
 DATA = {"images": "images", "captioned-images": "captions"}
@@ -44,7 +44,8 @@ class MethodRecord:
         needs: of ``classes``, ``local``, ``negatives``, ``noise``, ``images`` (with labels),
             ``captioned-images`` (or labelled ones), ``text-tower`` (in training alone),
             ``view-regions`` (in training alone: regional maps of augmented views, instead of those
-            of whole images), ``detectors`` (saved ones, which it combines).
+            of whole images), ``detectors`` (saved ones, which it combines),
+            ``layers`` (a ``layers:`` model, whose embeddings are those of all its layers).
         trains: whether it learns anything.
         licence: of the reference code.
         stream: "" where an image's score is its own; ``order-dependent`` where it depends on the

@@ -46,6 +46,7 @@ BUILT_INS = (
     EntryPoint("knn", "vlood.methods.knn:METHOD", GROUP),
     EntryPoint("mahalanobis", "vlood.methods.mahalanobis:METHOD", GROUP),
     EntryPoint("relative-mahalanobis", "vlood.methods.relative_mahalanobis:METHOD", GROUP),
+    EntryPoint("mahalanobis-layers", "vlood.methods.mahalanobis_layers:METHOD", GROUP),
     EntryPoint("gmm", "vlood.methods.gmm:METHOD", GROUP),
     EntryPoint("gen", "vlood.methods.gen:METHOD", GROUP),
     EntryPoint("kl-matching", "vlood.methods.kl_matching:METHOD", GROUP),
