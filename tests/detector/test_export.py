@@ -447,6 +447,8 @@ def test_what_no_graph_can_be_made_of_is_refused_before_the_model_is_loaded(
     monkeypatch.setattr(formats, "_backbone", None)
     with pytest.raises(UsageError, match="depends on the images around it"):
         TorchForm(Detector("adaneg", None, ("a",), {}, 1.0))
+    with pytest.raises(UsageError, match="mahalanobis-layers has no form for graphs"):
+        TorchForm(Detector("mahalanobis-layers", None, ("a",), {}, 1.0))
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter/adapter_config.json").write_text("{}")
     saved = saved_of("mcm", words, backbone)

@@ -262,7 +262,15 @@ def test_a_missing_field_is_named_or_not_needed(copied: Path, field: str) -> Non
     fields = described(copied)
     del fields[field]
     (copied / "detector.json").write_text(json.dumps(fields))
-    if field in ("backbone", "model", "learned", "calibration", "threshold", "classifier"):
+    if field in (
+        "backbone",
+        "model",
+        "learned",
+        "calibration",
+        "threshold",
+        "classifier",
+        "members",
+    ):
         load_detector(copied)
         return
     with pytest.raises(UsageError, match=f"lacks {field}"):

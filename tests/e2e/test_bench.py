@@ -120,3 +120,52 @@ def test_lists_are_built_where_the_check_looks_and_overlaps_are_told(
         *("present", "present"),
     ]
     assert "other shares 1 image with known" in done.err
+
+
+def test_settings_of_a_suite_are_compared_in_one_run(
+    many: Many, tiny: str, few: Path, tmp_path: Path
+) -> None:
+    """Label noise, covariate shift and zero-shot shift, as COOkeD has them."""
+    pictures = sorted(path.name for path in (few / "class-0").iterdir())
+    lists = {"known": pictures[:8], "far": pictures[8:14], "train": pictures[14:30]}
+    for name, names in lists.items():
+        lines = [
+            f"class-0/{each} {row % 2 if name != 'far' else -1}\n" for row, each in enumerate(names)
+        ]
+        (tmp_path / f"{name}.txt").write_text("".join(lines))
+    common = {"images": ".", "folder": "class-0", "licence": "free", "origin": "here"}
+    sets = [
+        {"name": name, "group": group, "list": f"{name}.txt", "rows": rows, "layout": layout}
+        | common
+        for name, group, rows, layout in (
+            ("known", "id", 8, "class-order"),
+            ("far", "far", 6, "ood"),
+        )
+    ]
+    suite = {"name": "own", "title": "Own", "protocol": "none", "class_count": 2, "sets": sets}
+    (tmp_path / "own.json").write_text(json.dumps(suite | {"classes": ["red", "blue"]}))
+    (tmp_path / "class-0").symlink_to(few / "class-0")
+    rows = [
+        json.dumps({"path": str(few / "class-0" / each), "label": ("red", "blue")[row % 2]}) + "\n"
+        for row, each in enumerate(lists["train"])
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(rows))
+    run = ("bench", tmp_path / "own.json", "--root", tmp_path, "--model", tiny, "--resamples", "0")
+    learn = ("--train", tmp_path / "train.jsonl")
+    done, unread, lacking, wrong = many(
+        (*run, "--method", "mcm,knn", *learn, "--label-noise", "0,0.5", "--shift", "fog:2",
+         "--name-shift", "0,1", "-o", tmp_path / "report", "-q"),
+        (*run, "--method", "knn", *learn, "--name-shift", "1"),
+        (*run, "--label-noise", "0.2"),
+        (*run, *learn, "--method", "knn", "--label-noise", "0,2"),
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    named = ["mcm", "knn", "knn 50 % label noise", "mcm, 100 % of names gone"]
+    assert list(dict.fromkeys(row["detector"] for row in done.records)) == named
+    # The pictures in fog join the ID side.
+    assert {(row["ood"], row["n_id"]) for row in done.records} >= {("far", 8), ("far", 16)}
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "numbers stand for a share of the class names" in page
+    assert "knn read no class names" in unread.sentence(2)
+    assert "goes with --train" in lacking.sentence(2)
+    assert "--label-noise 0,2: expected shares from 0 to 1" in wrong.sentence(2)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 
-from .conftest import Many
+from .conftest import Many, write_pictures
 
 NAMES = ("red", "green thing", "blue")
 D = 16
@@ -85,3 +86,33 @@ def test_from_embeddings_to_decisions(many: Many, tmp_path: Path) -> None:
     for one, words in zip(told, sentences, strict=True):
         assert words in one.sentence(2)
     assert not (tmp_path / "x").exists()
+
+
+def test_distances_in_every_layer_of_the_tower(many: Many, tiny: str, tmp_path: Path) -> None:
+    known = write_pictures(tmp_path / "known", 16)
+    strange = write_pictures(tmp_path / "strange", 6, seed=9)
+    names = ("red", "blue")
+    lines = [
+        json.dumps({"path": str(path), "label": names[row % 2]}) + "\n"
+        for row, path in enumerate(sorted(known.rglob("*.png")))
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(lines))
+    learn = ("--classes", "red,blue", "--train", tmp_path / "train.jsonl", "-q")
+    layers = ("--model", f"layers:{tiny}")
+    store, one, moved = (str(tmp_path / name) for name in ("other.store", "one", "moved"))
+    embedded, tuned, stepped, plain, pixels, arrays, shallow = many(
+        ("embed", strange, *layers, "-o", store, "-q"),
+        ("tune", "mahalanobis-layers", *layers, *learn, "--set", f"outliers={store}", "-o", one),
+        ("tune", "mahalanobis-layers", *layers, *learn, "--set", "step=0.01", "-o", moved),
+        ("score", strange, "--detector", one, "-q"),
+        ("score", strange, "--detector", moved, "-q"),
+        ("score", store, "--detector", moved, "-q"),
+        ("tune", "mahalanobis-layers", "--model", tiny, *learn, "-o", tmp_path / "none"),
+    )
+    for done in (embedded, tuned, stepped, plain, pixels):
+        assert done.code == 0, done.err
+    assert tuned.records[0]["model"] == f"layers:{tiny}"
+    assert len(plain.records) == len(pixels.records) == 6
+    assert plain.records[0]["score"] != pixels.records[0]["score"]
+    assert "moves pixels, and these are embeddings" in arrays.sentence(2)
+    assert "--model layers:MODEL" in shallow.sentence(2)

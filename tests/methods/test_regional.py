@@ -12,6 +12,7 @@ from vlood.backbone.image_features import ImageFeatures, unit
 from vlood.errors import UsageError
 from vlood.methods import adaneg, linear_probe, registry, tanl
 from vlood.methods.contract import Detector, make_settings
+from vlood.methods.ensemble import combined
 from vlood.methods.gl_mcm import local_concept_match
 from vlood.methods.local_prompt import regional_concept_match
 from vlood.methods.regional import regional_ends, regional_idness, softmax_ends
@@ -38,6 +39,10 @@ NEGATIVES = NegativeFeatures.of([f"n{row}" for row in range(M)], normal(M, D, se
 def detector(method: str, classes: ClassFeatures = CLASSES, **values: Any) -> Detector:
     found = registry.get(method)
     settings = make_settings(found, values)
+    if method == "ensemble":
+        members = {name: detector(name, classes) for name in ("mcm", "neglabel")}
+        known = [registry.score(one, IMAGES).score for one in members.values()]
+        return combined(members, settings, known)
     if method == "clipn":
         tensors = {"class_features": classes.features, "no_features": unit(normal(K, D, seed=4))}
     elif method == "linear-probe":
@@ -48,7 +53,8 @@ def detector(method: str, classes: ClassFeatures = CLASSES, **values: Any) -> De
     elif method == "mixoe":
         tensors = {"weight": normal(K, D, seed=5), "bias": normal(K, seed=6)}
     elif found.learns:
-        return found.fit(classes, settings, SCALE, images=TRAINING)
+        layers = {"layers": (D,)} if "layers" in found.record.needs else {}
+        return found.fit(classes, settings, SCALE, images=TRAINING, **layers)
     else:
         given: dict[str, Any] = {"negatives": NEGATIVES, "noise": normal(9, D, seed=10)}
         needs = {name: given[name] for name in found.record.needs if name in given}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,12 +37,14 @@ class ImageFeatures:
             normalised, or None when they were not asked for.
         local_grid: rows and columns of the R regions, or None.
         logits: of a closed-world classifier beside the model, or None.
+        stepped: global embeddings [N, D] after a step of the pixels, by the key of who asked.
     """
 
     raw: NDArray[np.float32]
     local: NDArray[np.float32] | None = None
     local_grid: tuple[int, int] | None = None
     logits: ClassifierLogits | None = None
+    stepped: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.raw)

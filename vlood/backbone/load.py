@@ -17,6 +17,7 @@ from typing import Any
 from vlood.backbone.backbone import Backbone
 from vlood.backbone.device import choose_device, choose_precision
 from vlood.backbone.hub import NotDownloadedError, fetch
+from vlood.backbone.layers import PREFIX, LayeredBackbone
 from vlood.backbone.library import open_clip
 from vlood.backbone.preprocess import Preprocessing
 from vlood.backbone.spec import DEFAULT_MODEL, ModelForm, ModelSpec
@@ -32,7 +33,8 @@ def load_backbone(
     """Load a model named in one of the forms of ``--model``.
 
     Args:
-        model: ``ARCH:TAG``, ``ARCH:FILE``, ``hf-hub:ORG/NAME``, ``local-dir:FOLDER``, ``bundled``.
+        model: ``ARCH:TAG``, ``ARCH:FILE``, ``hf-hub:ORG/NAME``, ``local-dir:FOLDER``, ``bundled``;
+            with ``layers:`` before it, its image embeddings are those of all its layers, joined.
         device: ``auto``, ``cpu``, ``cuda`` (or ``cuda:1``), ``mps``.
         precision: ``auto``, ``fp32``, ``bf16``, ``fp16``.
 
@@ -43,14 +45,16 @@ def load_backbone(
     device = choose_device(device)
     chosen = choose_precision(precision, device)
     with quiet_libraries():
-        spec = ModelSpec.parse(model)
+        layered = model.strip().startswith(PREFIX)
+        spec = ModelSpec.parse(model.strip().removeprefix(PREFIX))
         source = _find(spec)
         tensors = read_weights(source.weights)
         module = _build(spec, source, device, chosen.name)
         load_weights(module, source.weights, tensors, source.architecture)
     module.eval().requires_grad_(False)
-    return Backbone(
-        name=spec.text,
+    kind = LayeredBackbone if layered else Backbone
+    return kind(
+        name=PREFIX + spec.text if layered else spec.text,
         architecture=source.architecture,
         digest=weights_digest(tensors),
         config_digest=hashlib.blake2b(

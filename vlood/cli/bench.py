@@ -16,9 +16,11 @@ from vlood.cli.talk import note, start_logging, warn
 from vlood.errors import UsageError
 
 if TYPE_CHECKING:
+    from vlood.cli.entrants import Fits
     from vlood.evaluation.suites import BuiltList, SetStatus, Suite
 
 _PANEL = "Run"
+_SETTINGS = "Settings"
 _WORLD = "world"
 
 
@@ -77,6 +79,58 @@ def bench(
             "--skip-missing", help="Go without the sets that are not there.", rich_help_panel=_PANEL
         ),
     ] = False,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--train",
+            metavar="IN",
+            help="Labelled images, or embeddings, that methods learn from; repeat to join.",
+            rich_help_panel=_SETTINGS,
+            show_default=False,
+        ),
+    ] = None,
+    shots: Annotated[
+        str | None,
+        typer.Option(
+            "--shots",
+            metavar="N,N...",
+            help="Learn from so many images of each class, once for each number.",
+            rich_help_panel=_SETTINGS,
+            show_default=False,
+        ),
+    ] = None,
+    label_noise: Annotated[
+        str | None,
+        typer.Option(
+            "--label-noise",
+            metavar="SHARE,...",
+            help="Learn from labels of which a share is wrong, once for each: 0,0.2,0.4.",
+            rich_help_panel=_SETTINGS,
+            show_default=False,
+        ),
+    ] = None,
+    shift: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--shift",
+            metavar="NAME[:1-5]",
+            help="Covariate shift: make the ID images worse too (fog:3, jpeg:1-5, ...); they join "
+            "the ID side in full-spectrum rows.",
+            rich_help_panel=_SETTINGS,
+            show_default=False,
+        ),
+    ] = None,
+    name_shift: Annotated[
+        str | None,
+        typer.Option(
+            "--name-shift",
+            metavar="SHARE,...",
+            help="Zero-shot shift: replace the prompt names of a share of the classes by numbers, "
+            "once for each: 0,0.5,1. Methods that read no names are fitted once.",
+            rich_help_panel=_SETTINGS,
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -118,6 +172,13 @@ def bench(
 
       vlood bench world --method mcm,energy -o report
 
+      vlood bench world --method cooked,linear-probe,mcm --train vlood-world/id/train \
+          --label-noise 0,0.2,0.4
+
+      vlood bench world --method mcm,energy --shift fog:3 --shift jpeg:1-5 -o report
+
+      vlood bench ooddb-dtd --root data/ --method cooked,mcm --train data/train.txt --name-shift 0,1
+
       vlood bench openood-imagenet1k --root data/ --check
 
       vlood bench openood-imagenet1k --root data/ --method mcm,neglabel -o report
@@ -137,6 +198,8 @@ def bench(
     if check or build_lists is not None:
         _look(chosen, _folder(root, "--check and --build-lists need"), check, build_lists, as_json)
         return
+    from vlood.cli.entrants import Fits, shares_of, shots_of
+    from vlood.cli.eval_sets import shifted_sets
     from vlood.cli.evaluation import EvalOptions, carry_out, mode_of
     from vlood.cli.prepare import (
         ClassOptions,
@@ -146,12 +209,17 @@ def bench(
         refuse_with_detector,
         split_names,
     )
+    from vlood.cli.training_inputs import training_source
     from vlood.engines.evaluating.suite_sets import left_out, licences, suite_sets
 
     folders = detector or []
     if folders:
         given = {"--method": method, "--template": template, "--negatives": negatives}
-        refuse_with_detector({**given, "--set": setting})
+        learning = {"--train": train, "--shots": shots, "--name-shift": name_shift}
+        refuse_with_detector({**given, "--set": setting, **learning})
+    read = ReadOptions(None, False, fast_decode)
+    if label_noise is not None and not train:
+        raise UsageError("--label-noise: goes with --train, the labelled images to learn from")
     how = EvalOptions(
         folders=folders,
         fpr_mode=fpr_mode,
@@ -166,14 +234,29 @@ def bench(
     )
     how.check()
     place = _drawn_world(quiet) if chosen.name == _WORLD and root is None else _folder(root)
+    counts = shots_of(shots)
+    fits = Fits(
+        training_source(train, None, counts, read),
+        counts,
+        label_noise=shares_of(label_noise, "--label-noise"),
+        name_shift=shares_of(name_shift, "--name-shift"),
+    )
     sets = suite_sets(chosen, place, skip_missing=skip_missing)
+    sets += shifted_sets(sets[0], shift or [])
     held = open_detector(folders[0]) if folders else None
     if held is not None:
         wanted = ClassOptions.of_saved(held, classes, None, None, folders[0])
     else:
         names = split_names(method or ["mcm"])
         wanted = ClassOptions.read(
-            classes or _classes(chosen), template, None, None, names, setting, negatives
+            classes or _classes(chosen),
+            template,
+            None,
+            None,
+            names,
+            setting,
+            negatives,
+            training=bool(train),
         )
     usual = "bundled" if chosen.name == _WORLD else opt.DEFAULT_MODEL
     run = ModelOptions(
@@ -185,9 +268,28 @@ def bench(
         cache,
         no_cache,
     )
-    notes = [*chosen.notes, *left_out(chosen, sets)]
-    how = replace(how, classes=wanted, notes=notes, sections={"Licences": licences(chosen, sets)})
-    carry_out(sets, how, run, ReadOptions(None, False, fast_decode))
+    notes = [*chosen.notes, *left_out(chosen, sets), *_settings_notes(fits)]
+    how = replace(
+        how, classes=wanted, fits=fits, notes=notes, sections={"Licences": licences(chosen, sets)}
+    )
+    carry_out(sets, how, run, read)
+
+
+def _settings_notes(fits: Fits) -> list[str]:
+    """Say what the settings of this run are not: the published ones."""
+    notes = []
+    if any(fits.label_noise):
+        notes.append(
+            "Label noise is drawn evenly over the classes; that of CIFAR-100N, which COOkeD uses, "
+            "was made by people."
+        )
+    if any(fits.name_shift):
+        notes.append(
+            "Names gone: numbers stand for a share of the class names in prompts, the zero-shot "
+            "shift made to measure; COOkeD uses DTD and PatternNet (suites ooddb-dtd and "
+            "ooddb-patternnet)."
+        )
+    return notes
 
 
 def _look(chosen: Suite, root: Path, check: bool, build_lists: Path | None, as_json: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ from vlood.engines.training_checks import check_model, check_settings
 from vlood.engines.tuning import TuningRun
 from vlood.errors import UsageError
 from vlood.methods import registry
+from vlood.prompts.name_shift import without_names
 from vlood.training.few_shot import check_shots
 
 if TYPE_CHECKING:
@@ -52,13 +54,16 @@ class Fits:
         train: labelled images to learn from, or None.
         shots: images a class, each a fit of its own; none: all images.
         seeds: each a fit, and a stream's order, of its own; none: the command's seed alone.
-        label_noise: share of the training labels that are made wrong.
+        label_noise: shares of the training labels that are made wrong, each a fit of its own.
+        name_shift: shares of the classes whose prompt names are replaced by numbers, each a fit of
+            its own for methods that read names.
     """
 
     train: Source | None = None
     shots: Sequence[int] = ()
     seeds: Sequence[int] = ()
-    label_noise: float = 0.0
+    label_noise: Sequence[float] = ()
+    name_shift: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,27 @@ def numbers_of(text: str | None, option: str, *, least: int) -> list[int]:
     return list(dict.fromkeys(numbers))
 
 
+def shares_of(text: str | None, option: str) -> list[float]:
+    """Read a comma list of shares, each once.
+
+    Raises:
+        UsageError: another form, or a number out of [0, 1].
+    """
+    shares: list[float] = []
+    for part in [] if text is None else text.split(","):
+        try:
+            share = float(part)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share <= 1:
+            raise UsageError(
+                f"{option} {text}: expected shares from 0 to 1 with commas between, such as "
+                f"{option} 0,0.2,0.4"
+            )
+        shares.append(share)
+    return list(dict.fromkeys(shares))
+
+
 def saved_entrants(
     held: Sequence[SavedDetector], folders: Sequence[Path], backbone: Backbone | None
 ) -> list[Entrant]:
@@ -126,11 +152,45 @@ def saved_entrants(
 
 
 def fitted_entrants(wanted: ClassOptions, fits: Fits, seed: int, tools: Tools) -> list[Entrant]:
-    """Fit the methods named, those that learn once for every number of shots and every seed.
+    """Fit the methods named, once for every share of names that are taken away.
 
     Raises:
-        UsageError: a method does not exist or needs what is not there.
+        UsageError: a method does not exist or needs what is not there, or there are no class names
+            to take away.
     """
+    if not fits.name_shift:
+        return _fitted(wanted, fits, seed, tools)
+    classes = wanted.side.classes
+    if classes is None or wanted.side.class_embeddings:
+        raise UsageError("--name-shift: needs class names, and these classes are embeddings")
+    # Methods that read no names say the same whatever the names are.
+    reading = [name for name in wanted.methods if not registry.get(name).record.names_only]
+    if not reading:
+        raise UsageError(
+            f"--name-shift: {', '.join(wanted.methods)} read no class names; add one that does, "
+            "such as mcm"
+        )
+    found = []
+    for number, share in enumerate(fits.name_shift):
+        shifted = replace(wanted.side, classes=without_names(classes, share, seed=seed))
+        methods = wanted.methods if number == 0 else reading
+        some = _fitted(replace(wanted, side=shifted, methods=methods), fits, seed, tools)
+        for one in some:
+            if one.contestant.method in reading:
+                one = _called(one, f", {100 * share:g} % of names gone" if share else "")
+            found.append(one)
+    return found
+
+
+def _called(one: Entrant, what: str) -> Entrant:
+    """Add to what results call an entrant."""
+    before = one.contestant
+    after = replace(before, name=before.name + what, shown=before.shown + what)
+    return replace(one, contestant=after)
+
+
+def _fitted(wanted: ClassOptions, fits: Fits, seed: int, tools: Tools) -> list[Entrant]:
+    """Fit the methods named, those that learn once for every number of shots and every seed."""
     encoder = None if tools.backbone is None else Encoder(tools.backbone, tools.cache)
     values = settings_by_method([registry.get(name) for name in wanted.methods], wanted.settings)
     plain = [name for name in wanted.methods if not registry.get(name).learns]
@@ -213,37 +273,37 @@ def _learned(
     seeds = list(fits.seeds) or [seed]
     shots: list[int | None] = [*fits.shots] or [None]
     found: dict[str, list[Entrant]] = {name: [] for name in names}
-    total = len(names) * len(seeds) * len(shots)
+    noises = list(fits.label_noise) or [0.0]
+    total = len(names) * len(noises) * len(seeds) * len(shots)
     with progress("fitting", total, quiet=tools.quiet) as bar:
         for name in names:
             images = images_of([name], negatives[name]) if name in taking else shared
             assert images is not None
-            for count in shots:
-                for one in seeds:
-                    fit = fit_from_images(
-                        name,
-                        wanted.side,
-                        images,
-                        shots=count,
-                        seed=one,
-                        settings=_own_settings([name], {name: by_name[name]}),
-                        encoder=encoder,
-                        negatives=negatives[name],
-                        announce=announce,
-                        run=TuningRun(views=views),
-                        label_noise=fits.label_noise,
-                    )
-                    shown = name
-                    if fits.label_noise:
-                        shown += f" {100 * fits.label_noise:g} % label noise"
-                    called = shown if count is None else f"{shown} {count}-shot"
-                    called += f" seed {one}" if len(seeds) > 1 else ""
-                    beside = classifier_digest(fit.detector, tools.backbone)
-                    entrant = entrant_of(
-                        fit.detector, called, beside=beside, shown=shown, shots=count, seed=one
-                    )
-                    found[name].append(entrant)
-                    bar.advance(1)
+            for noise, count, one in product(noises, shots, seeds):
+                fit = fit_from_images(
+                    name,
+                    wanted.side,
+                    images,
+                    shots=count,
+                    seed=one,
+                    settings=_own_settings([name], {name: by_name[name]}),
+                    encoder=encoder,
+                    negatives=negatives[name],
+                    announce=announce,
+                    run=TuningRun(views=views),
+                    label_noise=noise,
+                )
+                shown = name
+                if noise:
+                    shown += f" {100 * noise:g} % label noise"
+                called = shown if count is None else f"{shown} {count}-shot"
+                called += f" seed {one}" if len(seeds) > 1 else ""
+                beside = classifier_digest(fit.detector, tools.backbone)
+                entrant = entrant_of(
+                    fit.detector, called, beside=beside, shown=shown, shots=count, seed=one
+                )
+                found[name].append(entrant)
+                bar.advance(1)
     return found
 
 

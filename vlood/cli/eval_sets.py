@@ -29,17 +29,26 @@ def eval_sets(
         UsageError: a value has another form, an input is wrong, or stdin is named.
     """
     held = _set(set_name(known[0]), ID, known, root, id_labels)
-    wanted = [shift for text in shifts for shift in parse_shifts(text)]
-    if wanted and held.embeddings is not None:
-        raise UsageError("--shift: needs --id images; embeddings hold no pictures to make worse")
-    made = [
-        replace(held, name=str(shift), group="shift", shift=shift)
-        for shift in dict.fromkeys(wanted)
-    ]
+    made = shifted_sets(held, shifts)
     named = [
         _set(name, group, inputs, root) for (group, name), inputs in _named_inputs(others).items()
     ]
     return [held, *named, *made]
+
+
+def shifted_sets(held: EvalSet, shifts: Sequence[str]) -> list[EvalSet]:
+    """Return the ID set with its pictures made worse, a set a shift and severity.
+
+    Raises:
+        UsageError: there is no such shift or severity, or the set holds embeddings.
+    """
+    wanted = [shift for text in shifts for shift in parse_shifts(text)]
+    if wanted and held.embeddings is not None:
+        raise UsageError("--shift: needs --id images; embeddings hold no pictures to make worse")
+    return [
+        replace(held, name=str(shift), group="shift", shift=shift)
+        for shift in dict.fromkeys(wanted)
+    ]
 
 
 def set_name(path: str) -> str:

@@ -254,7 +254,7 @@ def evaluate(
     read = ReadOptions(root, False, fast_decode, background)
     counts = shots_of(shots)
     source = training_source(train, train_labels, counts, read)
-    fits = Fits(source, counts, numbers_of(seeds, "--seeds", least=0), label_noise)
+    fits = Fits(source, counts, numbers_of(seeds, "--seeds", least=0), [label_noise])
     if label_noise and source is None:
         raise UsageError("--label-noise: goes with --train, the labelled images to learn from")
     how = EvalOptions(

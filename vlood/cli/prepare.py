@@ -102,6 +102,8 @@ class ClassOptions:
         methods = list(dict.fromkeys(name for names in named for name in names))
         for name in methods:
             method = registry.get(name)
+            if "detectors" in method.record.needs:
+                method.fit()
             if method.record.trains and not method.learns:
                 raise UsageError(
                     f"--method {name}: is not made from class names alone; `vlood import` what was "

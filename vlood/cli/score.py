@@ -360,6 +360,7 @@ def score(
             explain,
             heatmap=heatmap is not None,
             regions="local" in registry.get(method).record.needs,
+            members=bool(scoring.members),
         ),
         resume and source.embeddings is None,
         fingerprint_of(

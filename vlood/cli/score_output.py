@@ -135,6 +135,7 @@ def fingerprint_of(
 
     from vlood.engines.streaming import arrays_digest
     from vlood.features.checksums import sha256_of_file
+    from vlood.methods import registry
 
     digest = None if saved is None else sha256_of_file(saved / "detector.json")
 
@@ -142,7 +143,7 @@ def fingerprint_of(
     described = repr((side.classes, side.templates, detector.class_names, detector.negative_names))
     names = blake2b(described.encode("utf-8", "surrogateescape"), digest_size=16)
     if side.class_embeddings:
-        names.update(arrays_digest(detector.tensors).encode())
+        names.update(arrays_digest(registry.identity_arrays(detector)).encode())
     return {
         "inputs": inputs,
         "model": None if backbone is None else backbone.identity(),

@@ -7,13 +7,16 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vlood.cli.guard import guarded
 from vlood.cli.talk import start_logging
 from vlood.errors import UsageError
+
+if TYPE_CHECKING:
+    from vlood.detector.saved import SavedDetector
 
 
 @guarded
@@ -126,10 +129,27 @@ def _detector(path: Path) -> dict[str, Any]:
         "embedding width": saved.width,
         "logit scale": saved.detector.logit_scale,
         "learned": None if saved.learned is None else saved.learned.kind,
+        **({"members": _members(saved)} if saved.members else {}),
         "calibration": calibration,
         "figures": figures,
         "provenance": dict(saved.provenance),
     }
+
+
+def _members(saved: SavedDetector) -> list[dict[str, Any]]:
+    """Say what an ensemble combines."""
+    return [
+        {
+            "member": name,
+            "method": one.detector.method,
+            "weight": round(weight, 6),
+            "settings": dict(vars(one.detector.settings)),
+            "provenance": dict(one.provenance),
+        }
+        for (name, one), weight in zip(
+            saved.members.items(), saved.detector.tensors["weights"].tolist(), strict=True
+        )
+    ]
 
 
 def _show_no(path: Path, json_lines: bool) -> None:

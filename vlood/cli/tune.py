@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from vlood.training.labelled import LabelledFeatures
 
 _TRAINING = "Training"
+_ENSEMBLE = "Ensemble"
 
 
 @guarded
@@ -33,6 +35,12 @@ def tune(
         typer.Argument(
             help="Which method; --list names them. Or classifier, a closed-world one for cooked.",
             show_default=False,
+        ),
+    ] = None,
+    members: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[DIR]...", help="ensemble: the detectors to combine.", show_default=False
         ),
     ] = None,
     output: Annotated[
@@ -143,6 +151,47 @@ def tune(
             rich_help_panel=_TRAINING,
         ),
     ] = None,
+    combine: Annotated[
+        str | None,
+        typer.Option(
+            "--combine",
+            metavar="rank|probability",
+            help="Average ranks among known images (the default), or calibrated probabilities.",
+            show_default=False,
+            rich_help_panel=_ENSEMBLE,
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            metavar="W,W...",
+            help="A weight a detector, in their order; equal by default.",
+            show_default=False,
+            rich_help_panel=_ENSEMBLE,
+        ),
+    ] = None,
+    id_inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--id",
+            metavar="IN",
+            help="Held-out known images to rank among; by default those that each detector was "
+            "calibrated on.",
+            show_default=False,
+            rich_help_panel=_ENSEMBLE,
+        ),
+    ] = None,
+    ood_inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ood",
+            metavar="IN",
+            help="OOD images to fit probabilities with, for --combine probability.",
+            show_default=False,
+            rich_help_panel=_ENSEMBLE,
+        ),
+    ] = None,
     model: opt.Model = opt.DEFAULT_MODEL,
     classifier: opt.Classifier = None,
     classifier_set: opt.ClassifierSetting = None,
@@ -187,6 +236,8 @@ def tune(
 
       vlood tune mahalanobis --classes classes.txt --train train/ --label-noise 0.2 -o noisy
 
+      vlood tune mahalanobis-layers --model layers:bundled --classes world --train train/ -o deep
+
       vlood tune cooked --classes classes.txt --train train.store --set score=entropy -o my-ensemble
 
       vlood tune cooked --classes classes.txt --train train/ --classifier my-net -o robust
@@ -209,6 +260,10 @@ def tune(
 
       vlood tune clipn --classes classes.txt --train train/ --no-train lora -o my-clipn
 
+      vlood tune ensemble my-probe my-neighbours my-regions --id held-out/ -o my-ensemble
+
+      vlood tune ensemble a b --combine probability --id known/ --ood other/ -o my-ensemble
+
       vlood calibrate my-detector --id known-good/
 
       vlood score photos/ --detector my-detector
@@ -219,6 +274,12 @@ def tune(
         return
     if method is None or output is None:
         raise UsageError("tune: name a method and -o FOLDER; `vlood tune --list` has the methods")
+    from vlood.cli.ensemble import METHOD as ENSEMBLE
+    from vlood.cli.ensemble import EnsembleOptions, tune_ensemble
+
+    asked = EnsembleOptions(members or (), combine, weights, id_inputs or (), ood_inputs or ())
+    if method != ENSEMBLE:
+        asked.refuse_for(method)
     if method == "classifier":
         from vlood.cli import tune_classifier
         from vlood.cli.prepare import ModelOptions, ReadOptions
@@ -288,6 +349,25 @@ def tune(
             raise UsageError(f"{name}: goes with --train, the labelled images to learn from")
     if no_train is not None:
         setting = [*(setting or []), f"no_train={no_train}"]
+    run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
+    provenance: dict[str, Any] = {"command": _command(), "seed": seed}
+    if method == ENSEMBLE:
+        for name, settled in (
+            ("--train", train or captions),
+            ("--classes", classes),
+            ("--classifier", classifier or classifier_set),
+        ):
+            if settled:
+                raise UsageError(f"{name}: is settled by the detectors to combine; leave it out")
+        chosen_model = None if model == opt.DEFAULT_MODEL else model
+        saved, some = tune_ensemble(
+            asked, setting, chosen_model, run, read, provenance, quiet=quiet
+        )
+        save_detector(output, saved)
+        _report(output, saved)
+        if some:
+            raise typer.Exit(SOME_UNREADABLE)
+        return
     if captions:
         for name, refused in (("--train", train), ("--shots", shots is not None)):
             if refused:
@@ -308,16 +388,7 @@ def tune(
     draw = None if shots is None else (shots, seed)
     beside = choose(classifier, classifier_set, wanted.methods, wanted.side.names())
     check_images(beside, "--train", embeddings=source is not None and source.embeddings is not None)
-    run = ModelOptions(
-        model,
-        device.value,
-        precision.value,
-        batch_size,
-        workers,
-        cache,
-        no_cache,
-        beside,
-    )
+    run = replace(run, classifier=beside)
     chosen = registry.get(wanted.methods[0])
     if source is not None:
         check_settings(chosen.name, wanted.side, wanted.settings)
@@ -330,7 +401,6 @@ def tune(
         check_model(chosen.name, backbone)
     store = None if backbone is None else open_cache(run)
     encoder = None if backbone is None else Encoder(backbone, store)
-    provenance: dict[str, Any] = {"command": _command(), "seed": seed}
     unreadable: Mapping[str, object] = {}
     training_log = None
     if captions:
@@ -471,7 +541,9 @@ def _list() -> None:
 
     for method in registry.all_methods():
         kind = "from class names"
-        if method.record.trains:
+        if "detectors" in method.record.needs:
+            kind = "from detectors"
+        elif method.record.trains:
             kind = "from images" if method.learns else "needs training"
         if sys.stdout.isatty():
             sys.stdout.write(f"{method.name:<14} {kind:<18} {method.record.summary}\n")
@@ -497,6 +569,7 @@ def _report(output: Path, saved: SavedDetector) -> None:
         "method": saved.detector.method,
         **({} if saved.learned is None else {"learned": saved.learned.kind}),
         "classes": len(saved.classes),
+        **({"members": list(saved.members)} if saved.members else {}),
         "negatives": len(saved.negatives),
         "model": saved.model_name,
         **{

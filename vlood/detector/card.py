@@ -39,6 +39,7 @@ def card(saved: SavedDetector) -> str:
                 "negatives": len(saved.negatives) or "none",
                 "learned": _learned(saved, record.trains),
                 "class templates": list(saved.templates) or "none",
+                **({"members": _members(saved)} if saved.members else {}),
             }
         ),
         "## Its threshold",
@@ -92,6 +93,15 @@ def _learned(saved: SavedDetector, trains: bool) -> str:
             return f"{saved.learned.kind}, trained by {titles[0]} and scored with {titles[1]}"
         return saved.learned.kind
     return "its tensors, on images of these classes" if trains else "nothing"
+
+
+def _members(saved: SavedDetector) -> str:
+    """Name an ensemble's members with their methods and weights."""
+    weights = saved.detector.tensors["weights"].tolist()
+    told = zip(saved.members.items(), weights, strict=True)
+    return ", ".join(
+        f"{name} ({one.detector.method}, weight {weight:.3g})" for (name, one), weight in told
+    )
 
 
 def _threshold(saved: SavedDetector) -> str:

@@ -5,6 +5,7 @@
 - ``negatives.parquet``: a row a negative label, in the order of its tensors
 - ``negatives.faiss``: the index that explanations look up
 - ``classifier/``: the closed-world classifier beside the model, where it is not too large
+- ``members/``: the detectors that an ensemble combines, a folder each
 - ``adapter/``: a PEFT adapter, where one was tuned
 - ``training.csv``: the log of the training loop, where it ran
 - ``README.md``: the card
@@ -27,6 +28,7 @@ from vlood.detector.adapter_files import has_adapter, read_adapter, write_adapte
 from vlood.detector.card import card
 from vlood.detector.classifier import RecordedClassifier
 from vlood.detector.described import Described, read_described
+from vlood.detector.member_folders import read_members, write_members
 from vlood.detector.saved import Learned, SavedDetector
 from vlood.detector.schema import READS_FROM, SCHEMA, up_to_date
 from vlood.errors import UsageError, VloodError
@@ -92,6 +94,7 @@ def save_detector(path: Path, saved: SavedDetector, *, adapter: Path | None = No
         with atomic_folder(path) as folder:
             _write_tensors(folder / TENSORS_FILE, saved)
             _write_negatives(folder, saved)
+            write_members(folder, saved.members)
             if saved.learned is not None and has_adapter(saved.learned):
                 write_adapter(folder / ADAPTER_FOLDER, saved.learned)
             elif adapter is not None:
@@ -136,6 +139,7 @@ def load_detector(path: Path) -> SavedDetector:
     if not classes or len({each.name for each in classes}) < len(classes):
         raise described.wrong("classes", "a list of distinct classes")
     negatives = _read_negatives(path, described.whole("negatives"), where)
+    members = read_members(path, described)
     detector = Detector(
         method=method.name,
         settings=make_settings(method, described.mapping("settings")),
@@ -143,6 +147,7 @@ def load_detector(path: Path) -> SavedDetector:
         tensors=_compiled(arrays),
         logit_scale=described.number("logit_scale"),
         negative_names=tuple(each.term for each in negatives),
+        members={name: one.detector for name, one in members.items()},
     )
     _check_tensors(detector, method, described.whole("width"), where)
     return SavedDetector(
@@ -159,6 +164,7 @@ def load_detector(path: Path) -> SavedDetector:
         provenance=described.mapping("provenance"),
         training_log=_training_log(path, described),
         classifier=RecordedClassifier.read(described, path),
+        members=members,
     )
 
 
@@ -193,6 +199,7 @@ def _described(saved: SavedDetector, digests: Mapping[str, str]) -> dict[str, An
         "classifier": None if saved.classifier is None else saved.classifier.described(),
         "width": saved.width,
         "negatives": len(saved.negatives),
+        "members": list(saved.members),
         "learned": None
         if learned is None
         else {

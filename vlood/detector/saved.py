@@ -42,6 +42,7 @@ class SavedDetector:
         provenance: command, seed, versions, digests of the data; JSON-able.
         classifier: the closed-world classifier whose logits it reads, or None.
         training_log: CSV with a row a step of training, without times, or None.
+        members: the detectors that an ensemble combines, by name, in their order.
     """
 
     detector: Detector
@@ -57,6 +58,7 @@ class SavedDetector:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     training_log: str | None = None
     classifier: RecordedClassifier | None = None
+    members: Mapping[str, SavedDetector] = field(default_factory=dict)
 
     @property
     def width(self) -> int:

@@ -34,6 +34,7 @@ FIELDS = {
     "classes of its outputs; in `classifier/` where a copy is kept; or null",
     "width": "D, numbers in an embedding",
     "negatives": "how many negative labels, M",
+    "members": "names of the detectors that an ensemble combines, each in `members/NAME`; or none",
     "learned": "what was trained: kind, about and the names of its arrays; or null",
     "threshold": "one set by hand, that goes before the calibration's, or null",
     "calibration": "threshold, target and interval of the TPR, n, thresholds by class; or null",

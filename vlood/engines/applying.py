@@ -83,6 +83,11 @@ def check_applicable(saved: SavedDetector, where: str) -> None:
         UsageError: it is one.
     """
     method = registry.get(saved.detector.method)
+    if saved.members:
+        raise UsageError(
+            f"{where}: is an ensemble; apply its members ({where}/members) to the other classes, "
+            "and combine those with `vlood tune ensemble`"
+        )
     if saved.learned is None and method.record.trains:
         raise UsageError(
             f"{where}: its {method.record.title.lower()} was trained on images of its own classes "

@@ -148,6 +148,10 @@ def fit_all(
             given["negatives"] = sides[key]
         if "noise" in record.needs:
             given["noise"] = _noise_features(method.name, encoder)
+        if "layers" in record.needs:
+            given["layers"] = getattr(
+                None if encoder is None else encoder.backbone, "layer_widths", ()
+            )
         if method.learns and images is not None:
             _check_widths(classes, images)
             device = "cpu" if encoder is None else encoder.backbone.device
@@ -261,11 +265,17 @@ def negatives_beside(
     announce: Announce,
 ) -> NegativeFeatures:
     """Return the negatives the user named, for a detector that does not score with any."""
-    names, features = detector.class_names, detector.tensors["class_features"]
+    names = detector.class_names
+    if "class_features" in detector.tensors:
+        classes = ClassFeatures.of(names, detector.tensors["class_features"])
+    else:
+        # One of images alone: its classes have no text features yet.
+        own = side if side.classes else replace(side, classes=tuple(map(ClassName.of, names)))
+        classes = class_side(own, side.templates or Prompting().classes, encoder)
     return find_negatives(
         negatives,
         side.classes or tuple(map(ClassName.of, names)),
-        ClassFeatures.of(names, features),
+        classes,
         encoder,
         Prompting(side.templates or Prompting().classes, side.templates or Prompting().nouns),
         announce=announce,

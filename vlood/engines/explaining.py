@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vlood.backbone.image_features import ImageFeatures
 from vlood.engines.records import rounded
 from vlood.methods.contract import Detector
+from vlood.methods.ensemble import member_levels, member_scores
 from vlood.methods.logits import top_labels
 from vlood.methods.regional import deciding_regions
 from vlood.negatives.negative_features import NegativeFeatures
@@ -48,7 +49,8 @@ class NearestNegatives:
         """Index the negatives a detector scores with, if it has some."""
         features = detector.tensors.get("negative_features")
         if features is None or not detector.negative_names:
-            return None
+            found = map(cls.of_detector, detector.members.values())
+            return next((each for each in found if each is not None), None)
         return cls.of(NegativeFeatures.of(detector.negative_names, features))
 
     def search(
@@ -68,15 +70,21 @@ class Explanation:
         region: the region that looks most like a class, where the method scores with regions: its
             ``row`` and ``column`` from 1 at the upper left, ``rows`` and ``columns`` of the grid,
             the ``label`` it looks like and the ``probability``.
+        members: what each member of an ensemble says: its ``score``, the ``level`` of that in
+            (0, 1), which is what the ensemble averages, and its ``label``.
     """
 
     top_labels: list[dict[str, object]]
     nearest_negatives: list[dict[str, object]]
     region: dict[str, object] | None = None
+    members: tuple[dict[str, object], ...] = ()
 
     def sentence(self, ood: bool | None, classes: int) -> str:
         """Say it in one plain sentence."""
         said = self._sentence(ood, classes)
+        if self.members:
+            parts = [f"{one['member']} {float(str(one['level'])):.2f}" for one in self.members]
+            said += f"; members: {', '.join(parts)}"
         if self.region is None:
             return said
         return (
@@ -106,7 +114,29 @@ def explain(
     nearest: list[list[dict[str, object]]] = [[] for _ in labels]
     if negatives is not None and len(features):
         nearest = _nearest(negatives, features)
-    return [Explanation(*one) for one in zip(labels, nearest, regions, strict=True)]
+    members = _members(detector, features)
+    return [Explanation(*one) for one in zip(labels, nearest, regions, members, strict=True)]
+
+
+def _members(detector: Detector, features: ImageFeatures) -> list[tuple[dict[str, object], ...]]:
+    """Return what each member of an ensemble says of each image; nothing of other detectors."""
+    if not detector.members:
+        return [()] * len(features)
+    said = member_scores(detector, features)
+    levels = member_levels(detector, [each.score for each in said.values()])
+    return [
+        tuple(
+            {
+                "member": name,
+                "method": one.method,
+                "score": rounded(float(said[name].score[row])),
+                "level": rounded(float(levels[place, row])),
+                "label": one.class_names[int(said[name].label[row])],
+            }
+            for place, (name, one) in enumerate(detector.members.items())
+        )
+        for row in range(len(features))
+    ]
 
 
 def _regions(detector: Detector, features: ImageFeatures) -> list[dict[str, object] | None]:

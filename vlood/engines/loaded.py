@@ -25,6 +25,7 @@ from vlood.engines.scoring import (
     score_embeddings,
     score_images,
 )
+from vlood.engines.stepping import with_steps
 from vlood.errors import UsageError
 from vlood.features.cache import FeatureCache
 from vlood.features.embeddings import Embeddings, check_features
@@ -217,7 +218,7 @@ def _batches(
 def _of_pictures(
     loaded: LoadedDetector, pictures: list[Image.Image], scorer: Scorer, settings: StreamSettings
 ) -> Iterator[ScoredBatch]:
-    backbone = loaded.backbone
+    backbone = with_steps(loaded.backbone, scorer.detectors)
     local = needs_local(scorer.detectors)
     for start in range(0, len(pictures), settings.batch_size):
         some = pictures[start : start + settings.batch_size]

@@ -22,6 +22,7 @@ FORMATS = ("jsonl", "csv", "parquet", "table")
 COLUMNS = ("path", "score", "ood", "label", "confidence", "p_value", "method")
 EXPLAIN_COLUMNS = ("top_labels", "nearest_negatives", "explanation")
 REGION_COLUMNS = ("deciding_region",)
+MEMBER_COLUMNS = ("members",)
 HEATMAP_COLUMNS = ("heatmap",)
 SIGNIFICANT_DIGITS = 7
 
@@ -75,10 +76,16 @@ def to_json(record: Mapping[str, Any]) -> str:
 
 
 def columns_of(
-    explain: bool, with_errors: bool = True, *, heatmap: bool = False, regions: bool = False
+    explain: bool,
+    with_errors: bool = True,
+    *,
+    heatmap: bool = False,
+    regions: bool = False,
+    members: bool = False,
 ) -> tuple[str, ...]:
-    """Return the columns of a flat format; ``regions``: the method scores with regions."""
-    extra = EXPLAIN_COLUMNS + (REGION_COLUMNS if regions else ()) if explain else ()
+    """Return a flat format's columns; ``regions``, ``members``: what the detector scores with."""
+    more = (REGION_COLUMNS if regions else ()) + (MEMBER_COLUMNS if members else ())
+    extra = EXPLAIN_COLUMNS + more if explain else ()
     extra += HEATMAP_COLUMNS if heatmap else ()
     return (*COLUMNS, *extra, *(("error",) if with_errors else ()))
 

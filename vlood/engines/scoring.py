@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vlood.backbone.image_features import ImageFeatures
 from vlood.engines.explaining import NearestNegatives, explain
 from vlood.engines.records import Record, rounded
+from vlood.engines.stepping import stepping, with_steps
 from vlood.engines.streaming import StreamOrder, start_stream, step_stream
 from vlood.errors import UsageError
 from vlood.features.cache import FeatureCache
@@ -155,7 +156,7 @@ class ScoredBatch:
 
 def needs_local(detectors: Iterable[Detector]) -> bool:
     """Say whether any of the detectors reads local embeddings."""
-    return any("local" in registry.get(one.method).record.needs for one in detectors)
+    return any("local" in registry.needs(one) for one in detectors)
 
 
 def score_images(
@@ -174,6 +175,9 @@ def score_images(
     """
     scorer = detectors if isinstance(detectors, Scorer) else Scorer(detectors)
     local = local or needs_local(scorer.detectors)
+    if stepping(scorer.detectors):
+        # What the cache remembers are embeddings of pictures as they are.
+        backbone, cache = with_steps(backbone, scorer.detectors), None
     for batch in encode_images(items, backbone, settings, cache=cache, local=local):
         ids = [item.path for item in batch.items]
         yield ScoredBatch(
@@ -252,6 +256,8 @@ def records_of(batch: ScoredBatch, detector: Detector, decision: Decision) -> li
             record["nearest_negatives"] = one.nearest_negatives
             if one.region is not None:
                 record["deciding_region"] = one.region
+            if one.members:
+                record["members"] = list(one.members)
             record["explanation"] = one.sentence(ood, len(detector.class_names))
         records[position] = record
     return [record for record in records if record is not None]

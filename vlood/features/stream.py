@@ -284,4 +284,5 @@ def _gather(
         raw=fresh.raw[rows],
         local=None if fresh.local is None else fresh.local[rows],
         local_grid=fresh.local_grid,
+        stepped={key: each[rows] for key, each in fresh.stepped.items()},
     )

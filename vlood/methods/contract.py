@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NEEDS = (
     "classes", "local", "negatives", "noise", "images", "captioned-images", "text-tower",
-    "view-regions",
+    "view-regions", "detectors", "layers",
 )  # fmt: skip
 # What a method can learn from, and the name that ``fit`` is given it with.
 DATA = {"images": "images", "captioned-images": "captions"}
@@ -44,7 +44,8 @@ class MethodRecord:
         needs: of ``classes``, ``local``, ``negatives``, ``noise``, ``images`` (with labels),
             ``captioned-images`` (or labelled ones), ``text-tower`` (in training alone),
             ``view-regions`` (in training alone: regional maps of augmented views, instead of those
-            of whole images).
+            of whole images), ``detectors`` (saved ones, which it combines),
+            ``layers`` (a ``layers:`` model, whose embeddings are those of all its layers).
         trains: whether it learns anything.
         licence: of the reference code.
         stream: "" where an image's score is its own; ``order-dependent`` where it depends on the
@@ -91,6 +92,7 @@ class Detector:
         tensors: its arrays by name; ``class_features`` is float32 [K, D] of unit rows.
         logit_scale: the backbone's, exponentiated (about 100 for CLIP).
         negative_names: M names, of the rows of ``negative_features`` where it has them.
+        members: the detectors by name that an ensemble combines, in the order of its tensors' rows.
     """
 
     method: str
@@ -99,6 +101,7 @@ class Detector:
     tensors: Mapping[str, NDArray[Any]]
     logit_scale: float
     negative_names: tuple[str, ...] = ()
+    members: Mapping[str, Detector] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,8 +49,8 @@ logger = logging.getLogger(__name__)
 _K = 10
 # A neighbour's vote is exp(cos / 0.07), as in Wu et al. 2018, section 3.4: near ones count more,
 # and one of a wrong label is outvoted.
-_VOTE_TEMPERATURE = 0.07
-_UNSEEN = 10.0
+VOTE_TEMPERATURE = 0.07
+UNSEEN = 10.0
 
 
 @dataclass(frozen=True)
@@ -198,13 +198,13 @@ def _votes(
     detector: Detector, cosines: NDArray[np.float32], ids: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     there = np.isfinite(cosines)
-    weights = np.where(there, cosines, -1).astype(np.float64) / _VOTE_TEMPERATURE
+    weights = np.where(there, cosines, -1).astype(np.float64) / VOTE_TEMPERATURE
     peak = weights.max(axis=1, initial=-np.inf, keepdims=True)
     labels = detector.tensors["bank_labels"][np.maximum(ids, 0)]
     mass = np.zeros((len(ids), len(detector.class_names)))
     places = np.broadcast_to(np.arange(len(ids))[:, None], ids.shape)
     np.add.at(mass, (places, labels), np.where(there, np.exp(weights - peak), 0))
-    floor = np.where(there, weights, np.inf).min(axis=1, initial=np.inf, keepdims=True) - _UNSEEN
+    floor = np.where(there, weights, np.inf).min(axis=1, initial=np.inf, keepdims=True) - UNSEEN
     with np.errstate(divide="ignore"):
         return np.asarray(np.maximum(np.log(mass) + peak, floor))
 

@@ -103,6 +103,14 @@ def with_labels(
     return Scores(score, label, max_probability(cosines * logit_scale))
 
 
+def class_logits(detector: Detector, images: ImageFeatures) -> NDArray[np.float64]:
+    """Return the logits [N, K] that a detector's labels and confidences are made of."""
+    own = registry.get(detector.method).logits
+    if own is None:
+        return class_cosines(detector, images) * detector.logit_scale
+    return own(detector, images)
+
+
 def top_labels(
     detector: Detector, images: ImageFeatures, count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -111,11 +119,7 @@ def top_labels(
     Returns:
         Two arrays [N, min(count, K)], the most likely first; equal ones in the classes' order.
     """
-    own = registry.get(detector.method).logits
-    if own is None:
-        logits = class_cosines(detector, images) * detector.logit_scale
-    else:
-        logits = own(detector, images)
+    logits = class_logits(detector, images)
     order = np.argsort(-logits, axis=1, kind="stable")[:, :count]
     chosen = np.take_along_axis(logits, order, axis=1)
     return order, np.exp(chosen - log_sum_exp(logits)[:, None])

@@ -11,9 +11,15 @@ imported before it is asked for. A broken plug-in is a warning, never the end of
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import json
 import logging
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vlood.backbone.image_features import ImageFeatures
 from vlood.errors import UsageError, VloodError
@@ -40,6 +46,7 @@ BUILT_INS = (
     EntryPoint("knn", "vlood.methods.knn:METHOD", GROUP),
     EntryPoint("mahalanobis", "vlood.methods.mahalanobis:METHOD", GROUP),
     EntryPoint("relative-mahalanobis", "vlood.methods.relative_mahalanobis:METHOD", GROUP),
+    EntryPoint("mahalanobis-layers", "vlood.methods.mahalanobis_layers:METHOD", GROUP),
     EntryPoint("gmm", "vlood.methods.gmm:METHOD", GROUP),
     EntryPoint("gen", "vlood.methods.gen:METHOD", GROUP),
     EntryPoint("kl-matching", "vlood.methods.kl_matching:METHOD", GROUP),
@@ -53,6 +60,7 @@ BUILT_INS = (
     EntryPoint("palm", "vlood.methods.palm:METHOD", GROUP),
     EntryPoint("tagood", "vlood.methods.tagood:METHOD", GROUP),
     EntryPoint("cooked", "vlood.methods.cooked:METHOD", GROUP),
+    EntryPoint("ensemble", "vlood.methods.ensemble:METHOD", GROUP),
     EntryPoint("coop", "vlood.methods.coop:METHOD", GROUP),
     EntryPoint("locoop", "vlood.methods.locoop:METHOD", GROUP),
     EntryPoint("lapt", "vlood.methods.lapt:METHOD", GROUP),
@@ -122,7 +130,29 @@ def width(detector: Detector) -> int:
         axes = shape.split()
         if "D" in axes:
             return int(detector.tensors[name].shape[axes.index("D")])
+    for member in detector.members.values():
+        return width(member)
     raise ValueError(f"{detector.method}: none of its arrays is as wide as an embedding")
+
+
+def needs(detector: Detector) -> frozenset[str]:
+    """Return what scoring with a detector needs, the needs of an ensemble's members among them."""
+    own = frozenset(get(detector.method).record.needs)
+    return own.union(*map(needs, detector.members.values()))
+
+
+def identity_arrays(detector: Detector) -> dict[str, NDArray[Any]]:
+    """Return arrays that tell a detector from others of its method and settings.
+
+    They are its own; of an ensemble's members also their methods and settings, as bytes.
+    """
+    found = dict(detector.tensors)
+    for name, member in detector.members.items():
+        facts = {"method": member.method, "settings": dataclasses.asdict(member.settings)}
+        text = json.dumps({**facts, "logit_scale": member.logit_scale}, sort_keys=True)
+        found[f"{name}/"] = np.frombuffer(text.encode(), np.uint8)
+        found |= {f"{name}/{key}": array for key, array in identity_arrays(member).items()}
+    return found
 
 
 def _registered() -> dict[str, EntryPoint]:

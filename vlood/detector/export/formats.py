@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 FORMATS = ("safetensors", "npy", "onnx", "txt", "tar", "coop", "peft", "hub")
 """``coop``, ``peft`` and ``hub`` are folders, ``npy`` a folder or files with a common prefix."""
 
+OF_ENSEMBLES = ("onnx", "tar", "hub")
+"""What an ensemble can be exported as."""
+
 ENDINGS = {
     ".safetensors": "safetensors",
     ".npy": "npy",
@@ -98,6 +101,12 @@ def export_detector(request: Request) -> dict[str, Any]:
         check_outside(request.output, request.source)
         _check_target(request, request.output)
     saved = load_detector(request.source)
+    if saved.members and request.format not in OF_ENSEMBLES:
+        raise UsageError(
+            f"--format {request.format}: {request.source} is an ensemble, several detectors in "
+            f"one; export one of {request.source}/members, or use --format "
+            f"{', '.join(OF_ENSEMBLES[:-1])} or {OF_ENSEMBLES[-1]}"
+        )
     written = _WRITERS[request.format](request, saved)
     return {"format": request.format, "method": saved.detector.method, **written}
 

@@ -50,7 +50,7 @@ class Graph(nn.Module):
         self.visual = backbone.module.visual
         self.form = TorchForm(saved.detector)
         self._split = preprocessing.split
-        self._local = needs_local(saved.detector.method)
+        self._local = needs_local(saved.detector)
         for name in ("mean", "std"):
             values = torch.tensor(getattr(preprocessing, name) or (0.0,))
             self.register_buffer(name, values.view(1, -1, 1, 1))
@@ -75,7 +75,7 @@ def check_onnx(saved: SavedDetector, *, tuned: bool) -> None:
     Raises:
         UsageError: the method, a model that was tuned too, or libraries that are missing.
     """
-    check_torch_form(saved.detector.method)
+    check_torch_form(saved.detector)
     if tuned:
         raise UsageError(
             "--format onnx: this detector tuned the model itself, and graphs are made of models as "
@@ -106,7 +106,7 @@ def onnx_bytes(saved: SavedDetector, backbone: Backbone) -> tuple[bytes, float]:
         VloodError: the exporter fails, or the graph's scores differ from vlood's.
     """
     check_onnx(saved, tuned=False)
-    if needs_local(saved.detector.method) and backbone.local_refusal is not None:
+    if needs_local(saved.detector) and backbone.local_refusal is not None:
         raise UsageError(f"--format onnx: {backbone.local_refusal}")
     graph = Graph(backbone, saved).eval()
     size = sum(each.numel() * each.element_size() for each in graph.state_dict().values())
@@ -170,7 +170,7 @@ def _difference(
     import onnxruntime
 
     detector = saved.detector
-    features = backbone.encode_pixels(pixels, local=needs_local(detector.method))
+    features = backbone.encode_pixels(pixels, local=needs_local(detector))
     wanted = registry.get(detector.method).score(detector, features)
     try:
         options = onnxruntime.SessionOptions()

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from vlood.detector.export.torch_ensemble import EnsembleForm
+from vlood.detector.export.torch_feature_space import FORMULAS, refuse
 from vlood.errors import UsageError
 from vlood.methods import registry
 from vlood.methods.neglabel import NegLabelSettings
@@ -24,6 +26,39 @@ if TYPE_CHECKING:
 Formula = Callable[[Any, float, dict[str, Tensor], Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
+class Scoring(nn.Module):
+    """A detector's score [N] and logits [N, K] as a torch module.
+
+    Raises:
+        UsageError: the method's score of an image is not its own, or it has no torch form.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        check_torch_form(detector)
+        self._formula = _FORMULAS[detector.method]
+        self._settings = detector.settings
+        self._scale = detector.logit_scale
+        self._classes = len(detector.class_names)
+        self._names = tuple(detector.tensors)
+        for name, array in detector.tensors.items():
+            if name == "group_sizes":
+                continue
+            self.register_buffer(name, torch.from_numpy(array))
+        sizes = detector.tensors.get("group_sizes")
+        self._sizes: list[int] = [] if sizes is None else sizes.tolist()
+
+    def forward(self, features: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
+        """Return score [N] and logits [N, K]."""
+        tensors: dict[str, Any] = {
+            name: getattr(self, name) for name in self._names if name != "group_sizes"
+        }
+        tensors["classes"] = self._classes
+        if self._sizes:
+            tensors["group_sizes"] = self._sizes
+        return self._formula(self._settings, self._scale, tensors, features, local)
+
+
 class TorchForm(nn.Module):
     """A detector as a torch module.
 
@@ -33,34 +68,31 @@ class TorchForm(nn.Module):
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
-        check_torch_form(detector.method)
-        self._formula = _FORMULAS[detector.method]
-        self._settings = detector.settings
-        self._scale = detector.logit_scale
-        self._names = tuple(detector.tensors)
-        for name, array in detector.tensors.items():
-            if name == "group_sizes":
-                continue
-            self.register_buffer(name, torch.from_numpy(array))
-        sizes = detector.tensors.get("group_sizes")
-        self._sizes: list[int] = [] if sizes is None else sizes.tolist()
+        self.scoring = _scoring(detector)
 
     def forward(self, features: Tensor, local: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return score [N], label int64 [N] and confidence [N]."""
-        tensors = {name: getattr(self, name) for name in self._names if name != "group_sizes"}
-        if self._sizes:
-            tensors["group_sizes"] = self._sizes
-        score, logits = self._formula(self._settings, self._scale, tensors, features, local)
-        return score, logits.argmax(1), logits.softmax(1).amax(1)
+        score, logits = self.scoring(features, local)
+        return score.float(), logits.argmax(1), logits.softmax(1).amax(1).float()
 
 
-def check_torch_form(method: str) -> None:
-    """Refuse a method that has no torch form.
+def _scoring(detector: Detector) -> nn.Module:
+    if detector.members:
+        return EnsembleForm(detector, [_scoring(one) for one in detector.members.values()])
+    return Scoring(detector)
+
+
+def check_torch_form(detector: Detector) -> None:
+    """Refuse a detector that has no torch form; of an ensemble, each member is asked.
 
     Raises:
         UsageError: saying why.
     """
-    if method in _FORMULAS:
+    for member in detector.members.values():
+        check_torch_form(member)
+    method = detector.method
+    if detector.members or method in _FORMULAS:
+        refuse(detector)
         return
     if registry.get(method).record.stream:
         raise UsageError(
@@ -72,9 +104,9 @@ def check_torch_form(method: str) -> None:
     )
 
 
-def needs_local(method: str) -> bool:
-    """Tell whether a method's formula reads regional features."""
-    return "local" in registry.get(method).record.needs
+def needs_local(detector: Detector) -> bool:
+    """Tell whether a detector's formula reads regional features."""
+    return "local" in registry.needs(detector)
 
 
 def _unit(vectors: Tensor) -> Tensor:
@@ -210,4 +242,5 @@ _FORMULAS: dict[str, Formula] = {
     "local-prompt": _local_prompt,
     "clipn": _clipn,
     "linear-probe": _linear_probe,
+    **FORMULAS,
 }

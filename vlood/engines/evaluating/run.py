@@ -34,6 +34,7 @@ from vlood.errors import UsageError, VloodError
 from vlood.features.cache import FeatureCache
 from vlood.features.stream import StreamSettings
 from vlood.images.item import ImageItem
+from vlood.methods import registry
 from vlood.methods.contract import Detector
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def entrant_of(detector: Detector, name: str, *, beside: str = "", **given: obje
     ``beside`` identifies what scores beside the model and is no part of the detector's arrays.
     """
     settings = json.dumps(dataclasses.asdict(detector.settings), sort_keys=True)
-    arrays = {**detector.tensors, "logit_scale": np.array(detector.logit_scale)}
+    arrays = {**registry.identity_arrays(detector), "logit_scale": np.array(detector.logit_scale)}
     text = f"{detector.method} {settings} {arrays_digest(arrays)}{beside}"
     digest = blake2b(text.encode(), digest_size=16).hexdigest()
     fields = {"shown": name, **given}
