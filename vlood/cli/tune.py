@@ -85,6 +85,17 @@ def tune(
             rich_help_panel=_TRAINING,
         ),
     ] = None,
+    synthetic: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--synthetic",
+            metavar="IN",
+            help="synood: made images just outside the classes (`vlood collect --synthesize "
+            "--inpaint` makes some), or their embeddings; labels are not needed; repeat to join.",
+            show_default=False,
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
     shots: Annotated[
         int | None,
         typer.Option(
@@ -181,6 +192,8 @@ def tune(
 
       vlood tune lapt --classes classes.txt --negatives bank --train found/collected.txt -o my-lapt
 
+      vlood tune synood --classes classes.txt --train train/ --synthetic made/ -o my-synood
+
       vlood tune local-prompt --classes classes.txt --train train/ --shots 4 -o my-regions
 
       vlood tune local-prompt --classes c.txt --train train/ --global-prompts my-prompts -o both
@@ -207,6 +220,7 @@ def tune(
         open_cache,
         with_global_prompts_of,
     )
+    from vlood.cli.synthetic_inputs import joined, synthetic_source
     from vlood.cli.training_inputs import cost_of, training_set_of, training_source
     from vlood.cli.tuning_run import run_folder
     from vlood.detector.folder import check_new, save_detector
@@ -247,6 +261,7 @@ def tune(
     draw = None if shots is None else (shots, seed)
     run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
     chosen = registry.get(wanted.methods[0])
+    made = synthetic_source(synthetic, chosen, source, read)
     if source is not None:
         check_settings(chosen.name, wanted.side, wanted.settings)
     needs_text = not (class_embeddings or chosen.record.names_only)
@@ -329,6 +344,7 @@ def tune(
                     seed,
                     quiet,
                     negatives=named,
+                    synthetic=made,
                 )
             )
             return
@@ -345,6 +361,9 @@ def tune(
             draw=draw,
             negatives=named,
         )
+        if made is not None and named.found is not None:
+            count = len(wanted.side.names())
+            found = joined(found, made, count, named.found, backbone, run, read, store, quiet=quiet)
         unreadable = found.unreadable
         fitted, training_log = watched(
             lambda how: fit(found.images, how),
@@ -357,6 +376,8 @@ def tune(
         for text in _notes(fitted):
             warn(text, quiet=quiet)
         provenance["train"] = source.inputs
+        if made is not None:
+            provenance["synthetic"] = made.inputs
     saved = saved_from(fitted, wanted.side.classes, encoder, provenance, training_log=training_log)
     if backbone is None and source is not None:
         saved = _with_stored_model(saved, source)
