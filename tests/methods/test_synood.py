@@ -252,3 +252,24 @@ def test_its_score_without_any_training_is_that_of_neglabel() -> None:
     np.testing.assert_allclose(
         registry.score(tuned, images).score, neglabel.score(plain, images).score, rtol=1e-5
     )
+
+
+def test_its_graph_and_its_lines_of_python_score_the_same() -> None:
+    from vlood.detector.export.recipe import _FORMULAS
+    from vlood.detector.export.torch_form import TorchForm
+
+    tuned = fit(groups=2).compiled()
+    images = ImageFeatures(IMAGES.raw)
+    expected = registry.score(tuned, images)
+    with torch.inference_mode():
+        score, label, confidence = TorchForm(tuned)(
+            torch.from_numpy(images.raw), torch.zeros(len(images), 0, D)
+        )
+    np.testing.assert_allclose(score.numpy(), expected.score, rtol=1e-4)
+    np.testing.assert_allclose(confidence.numpy(), expected.confidence, rtol=1e-4)
+    assert label.tolist() == expected.label.tolist()
+    held: dict[str, Any] = {"torch": torch, "scale": SCALE}
+    held["tensors"] = {name: torch.from_numpy(array) for name, array in tuned.tensors.items()}
+    held["features"] = torch.from_numpy(images.raw)
+    exec("\n".join(_FORMULAS["synood"](tuned)), held)
+    np.testing.assert_allclose(held["score"].numpy(), expected.score, rtol=1e-4)
