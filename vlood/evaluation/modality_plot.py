@@ -47,7 +47,7 @@ def save_modality_picture(path: Path, shown: Sequence[Shown]) -> None:
     """
     figure = _figure("Images and texts", width=max(6.0, 3.9 * len(shown)), height=7.4)
     # Bars in a grid of their own: there are always three, and any number of panels.
-    upper = figure.add_gridspec(1, len(shown), left=0.09, right=0.97, bottom=0.45, top=0.87)
+    upper = figure.add_gridspec(1, len(shown), left=0.12, right=0.97, bottom=0.45, top=0.87)
     lower = figure.add_gridspec(1, 3, left=0.09, right=0.97, bottom=0.13, top=0.33, wspace=0.35)
     planes = [gap_plane(one.images, one.texts) for one in shown]
     far = 1.05 * max(float(np.abs(np.concatenate(plane)).max()) for plane in planes)
@@ -58,7 +58,7 @@ def save_modality_picture(path: Path, shown: Sequence[Shown]) -> None:
         axes.set(xlim=(-far, far), ylim=(-far, far), aspect="equal")
         axes.set_title(shortened(one.name, 30), fontsize=9, parse_math=False)
         if column == 0:
-            axes.set_ylabel("largest spread beside it")
+            axes.set_ylabel("largest spread beside it", labelpad=1)
     figure.legend(
         *figure.axes[0].get_legend_handles_labels(),
         loc="upper center",
