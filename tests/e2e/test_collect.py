@@ -110,6 +110,12 @@ def test_images_are_made_and_made_once(environment: dict[str, str], tmp_path: Pa
         [*common, "--steps", "2", "--made", "4", "-o", str(out), "--resume"],
         [*common, "--steps", "2", "--made", "1", "-o", str(other)],
         [*common, "--steps", "3", "--made", "4", "-o", str(out), "--resume"],
+        # The same pipeline paints over pictures; those that were made will do.
+        [
+            *("collect", "--classes", "heart,gear", "--synthesize", "--inpaint", str(out / "made")),
+            *("--pipeline", str(tmp_path / "tiny" / "pipeline"), "--steps", "2", "--size", "16"),
+            *("--made", "2", "-o", str(tmp_path / "near")),
+        ],
     ]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, json.dumps(commands)],
@@ -118,7 +124,7 @@ def test_images_are_made_and_made_once(environment: dict[str, str], tmp_path: Pa
         timeout=280,
     )
     assert done.returncode == 0, done.stderr.decode()[-3000:]
-    made, resumed, again, refused = (
+    made, resumed, again, refused, near = (
         Result(*each) for each in json.loads(done.stdout.splitlines()[-1])
     )
     assert made.code == 0, made.err
@@ -136,6 +142,9 @@ def test_images_are_made_and_made_once(environment: dict[str, str], tmp_path: Pa
     assert len({one["seed"] for one in records}) == 4
     assert all((out / one["path"]).is_file() for one in records)
     assert "made otherwise (steps" in refused.sentence(2)
+    assert near.code == 0, near.err
+    assert json.loads(near.out)["images"] == 4
+    assert len(list((tmp_path / "near" / "near").glob("*/*_ood.png"))) == 4
 
 
 def test_what_cannot_be_collected_is_one_sentence(many: Many, pool: Path, tmp_path: Path) -> None:
@@ -169,6 +178,11 @@ def test_what_cannot_be_collected_is_one_sentence(many: Many, pool: Path, tmp_pa
         ((*two, "--synthesize", "--pipeline", "no-such"), "is no folder and no name on the hub"),
         ((*two, "--synthesize", "--size", "big"), "--size big"),
         ((*two, "--synthesize", "--prompt", "a photo"), "has no {}"),
+        ((*two, "--pool", pool, "--inpaint", pool), "--inpaint: goes with --synthesize"),
+        ((*two, "--synthesize", "--mask", "all"), "--mask: goes with --inpaint"),
+        ((*two, "--synthesize", "--inpaint", pool, "--per-label", 2), "has no label; leave it out"),
+        ((*two, "--synthesize", "--inpaint", pool, "--strength", 2), "--strength 2.0: expected"),
+        ((*two, "--synthesize", "--inpaint", pool, "--pipeline", "x"), "no name on the hub"),
     ]
     done = many(*(("collect", *case, *out, "--overwrite") for case, _ in cases))
     for one, (case, part) in zip(done, cases, strict=True):

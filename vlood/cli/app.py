@@ -16,6 +16,7 @@ from vlood.cli import (
     collect,
     corpora,
     demo,
+    diagnose,
     doctor,
     embed,
     evaluate,
@@ -73,6 +74,7 @@ app.command(rich_help_panel="Tune")(tune.tune)
 app.command(rich_help_panel="Tune")(calibrate.calibrate)
 app.command("eval", rich_help_panel="Evaluate")(evaluate.evaluate)
 app.command(rich_help_panel="Evaluate")(bench.bench)
+app.command(rich_help_panel="Evaluate")(diagnose.diagnose)
 app.command(rich_help_panel="Evaluate")(clean.clean)
 app.command("import", rich_help_panel="Share")(import_.import_)
 app.command(rich_help_panel="Share")(export.export)

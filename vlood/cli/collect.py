@@ -150,17 +150,67 @@ def collect(
         str | None,
         typer.Option(
             help="A text-to-image pipeline: a folder in diffusers' layout, or its name on the hub. "
-            "Default: stabilityai/stable-diffusion-xl-base-1.0 (7 GB).",
+            "Default: stabilityai/stable-diffusion-xl-base-1.0 (7 GB); with --inpaint "
+            "stabilityai/stable-diffusion-2-inpainting.",
             show_default=False,
             rich_help_panel=_MAKING,
         ),
     ] = None,
     made: Annotated[
-        int, typer.Option(min=1, help="Images made a label.", rich_help_panel=_MAKING)
-    ] = 32,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images made a label. Default: 32; 50 a class with --inpaint, as SynOOD.",
+            show_default=False,
+            rich_help_panel=_MAKING,
+        ),
+    ] = None,
     prompt: Annotated[
-        str, typer.Option(help="Prompt, with {} for the label.", rich_help_panel=_MAKING)
-    ] = "{}",
+        str | None,
+        typer.Option(
+            help="Prompt, with {} for the label. Default: the label; with --inpaint, SynOOD's, and "
+            "{} is the context.",
+            show_default=False,
+            rich_help_panel=_MAKING,
+        ),
+    ] = None,
+    inpaint: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="IN",
+            help="Paint over parts of these images of the classes (a folder a class, or lists): "
+            "near-boundary images for `vlood tune synood --synthetic`, in near/CLASS/.",
+            show_default=False,
+            rich_help_panel=_MAKING,
+        ),
+    ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="centre|all|DIR",
+            help="What is painted over: a box of half the area, all, or masks of a folder, white "
+            "there. Default: centre.",
+            show_default=False,
+            rich_help_panel=_MAKING,
+        ),
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            help="How much of it may change, up to 1. Default: 0.6, as SynOOD.",
+            show_default=False,
+            rich_help_panel=_MAKING,
+        ),
+    ] = None,
+    contexts: Annotated[
+        Path | None,
+        typer.Option(
+            help="What remains of an image without its class: `class or path<TAB>words` a line. "
+            "Default: the background.",
+            show_default=False,
+            rich_help_panel=_MAKING,
+        ),
+    ] = None,
     negative_prompt: Annotated[
         str | None,
         typer.Option(help="What not to show.", show_default=False, rich_help_panel=_MAKING),
@@ -245,6 +295,8 @@ def collect(
       vlood tune linear-probe --classes cats,dogs --train found/collected.txt -o my-detector
 
       vlood collect --classes cats,dogs --synthesize -o made      (needs the extra `synth`)
+
+      vlood collect --classes cats,dogs --synthesize --inpaint train/ -o near
     """
     start_logging(quiet)
     from vlood.cli.collecting import (
@@ -259,6 +311,7 @@ def collect(
         say,
         sources_of_pool,
     )
+    from vlood.cli.inpainting import check_options, inpaint_images
     from vlood.cli.prepare import (
         ModelOptions,
         ReadOptions,
@@ -277,13 +330,28 @@ def collect(
     from vlood.engines.collecting import collect as choose
     from vlood.engines.mining import Encoder
     from vlood.engines.pools import Pool, RowFile
-    from vlood.engines.synthesis import KEPT
+    from vlood.engines.synthesis import KEPT, MADE
     from vlood.prompts.classes import read_classes
     from vlood.prompts.templates import DEFAULT_TEMPLATE, SLOT, read_templates
 
     if classes is None:
         raise UsageError("--classes is missing: name what images are wanted of")
     check_sources(pool, from_folder, synthesize, bool(class_embeddings))
+    check_options(
+        inpaint,
+        synthesize,
+        {"--mask": mask, "--strength": strength, "--contexts": contexts},
+        {
+            "--negatives": negatives,
+            "--per-label": per_label,
+            "--filter": filter,
+            "--fill": fill,
+            "--min-similarity": min_similarity,
+            "--min-confidence": min_confidence,
+            "--copy": copy,
+            "--strict": strict,
+        },
+    )
     if not synthesize:
         options: dict[str, object] = {"--pipeline": pipeline, "--negative-prompt": negative_prompt}
         options |= {"--steps": steps, "--guidance": guidance, "--size": size}
@@ -293,6 +361,32 @@ def collect(
     if negatives is None and (negative_labels is not None or classes_only):
         given = "--classes-only" if classes_only else "--negative-labels"
         raise UsageError(f"{given}: goes with --negatives")
+    read = ReadOptions(root, null_separated, fast_decode, background)
+    run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
+    if inpaint is not None:
+        inpaint_images(
+            inpaint,
+            classes,
+            output,
+            run,
+            read,
+            count=made,
+            pipeline=pipeline,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            steps=steps,
+            guidance=guidance,
+            size=pixels(size),
+            strength=strength,
+            mask=mask,
+            contexts=contexts,
+            seed=seed,
+            resume=resume,
+            overwrite=overwrite,
+            quiet=quiet,
+        )
+        return
+    prompt = SLOT if prompt is None else prompt
     if SLOT not in prompt:
         raise UsageError(f"--prompt {prompt}: has no {SLOT} for the label")
     check_folder(output, resume=resume, overwrite=overwrite)
@@ -316,8 +410,6 @@ def collect(
         count = NEGATIVE_LABELS if negative_labels is None else negative_labels
         words = read_negatives(negatives, named, count)
     check_labels(named, () if words is None else words.terms)
-    read = ReadOptions(root, null_separated, fast_decode, background)
-    run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
     sources = sources_of_pool(pool, from_folder, read)
     making = None
     if synthesize:
@@ -359,7 +451,7 @@ def collect(
         if making is not None:
             assert backbone is not None
             facts["pipeline"], seeds = make(
-                found, labels, making, made, output, backbone, stream, store, quiet
+                found, labels, making, made or MADE, output, backbone, stream, store, quiet
             )
         else:
             read_pool(found, sources, labels, backbone, stream, store, read, quiet)

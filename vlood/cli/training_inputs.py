@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vlood.cli.prepare import (
     ClassOptions,
     ModelOptions,
@@ -153,6 +156,7 @@ def cost_of(
     seed: int,
     quiet: bool,
     negatives: NegativesChoice | None = None,
+    synthetic: Source | None = None,
 ) -> RunCost:
     """Measure what training would cost; no image is decoded."""
     named = wanted.side.classes or tuple(map(ClassName.of, wanted.side.names()))
@@ -179,6 +183,8 @@ def cost_of(
         rows = sample_shots(labels, *draw, names, negatives=len(words))
         labels = labels[rows]
         items = None if items is None else [items[row] for row in rows.tolist()]
+    if synthetic is not None:
+        labels, items = _with_synthetic(labels, items, synthetic, read, len(named), len(words))
     values = settings_by_method([method], wanted.settings)[method.name]
     own = make_settings(method, values)
     views = int(getattr(own, "views", 0))
@@ -193,6 +199,24 @@ def cost_of(
         views=views,
         seed=seed,
         local="local" in method.record.needs,
-        loops="text-tower" in method.record.needs,
+        loops=method.record.loops or "text-tower" in method.record.needs,
         regions=RegionNeeds.of(method, own),
     )
+
+
+def _with_synthetic(
+    labels: NDArray[np.int64],
+    items: list[ImageItem] | None,
+    source: Source,
+    read: ReadOptions,
+    classes: int,
+    negatives: int,
+) -> tuple[NDArray[np.int64], list[ImageItem] | None]:
+    """Add made images, whose labels would be mined: for a cost any of the negatives will do."""
+    if items is None:
+        count = sum(len(one.ids) for one in source.embeddings or ())
+    else:
+        added = list(source.items(read))
+        items, count = [*items, *added], len(added)
+    mined = classes + np.arange(count) % max(1, negatives)
+    return np.concatenate([labels, mined]).astype(np.int64), items

@@ -107,6 +107,17 @@ def tune(
             rich_help_panel=_TRAINING,
         ),
     ] = None,
+    synthetic: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--synthetic",
+            metavar="IN",
+            help="synood: made images just outside the classes (`vlood collect --synthesize "
+            "--inpaint` makes some), or their embeddings; labels are not needed; repeat to join.",
+            show_default=False,
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
     shots: Annotated[
         int | None,
         typer.Option(
@@ -252,6 +263,8 @@ def tune(
 
       vlood tune lapt --classes classes.txt --negatives bank --train found/collected.txt -o my-lapt
 
+      vlood tune synood --classes classes.txt --train train/ --synthetic made/ -o my-synood
+
       vlood tune local-prompt --classes classes.txt --train train/ --shots 4 -o my-regions
 
       vlood tune local-prompt --classes c.txt --train train/ --global-prompts my-prompts -o both
@@ -312,6 +325,7 @@ def tune(
                 "--template": template,
                 "--class-embeddings": class_embeddings,
                 "--global-prompts": global_prompts,
+                "--synthetic": synthetic,
                 "--classifier": classifier,
                 "--classifier-set": classifier_set,
                 "--logit-scale": logit_scale,
@@ -328,6 +342,7 @@ def tune(
         open_cache,
         with_global_prompts_of,
     )
+    from vlood.cli.synthetic_inputs import joined, synthetic_source
     from vlood.cli.training_inputs import cost_of, training_set_of, training_source
     from vlood.cli.tuning_run import run_folder
     from vlood.detector.folder import check_new, save_detector
@@ -356,6 +371,7 @@ def tune(
             ("--train", train or captions),
             ("--classes", classes),
             ("--classifier", classifier or classifier_set),
+            ("--synthetic", synthetic),
         ):
             if settled:
                 raise UsageError(f"{name}: is settled by the detectors to combine; leave it out")
@@ -390,6 +406,7 @@ def tune(
     check_images(beside, "--train", embeddings=source is not None and source.embeddings is not None)
     run = replace(run, classifier=beside)
     chosen = registry.get(wanted.methods[0])
+    made = synthetic_source(synthetic, chosen, source, read)
     if source is not None:
         check_settings(chosen.name, wanted.side, wanted.settings)
     needs_text = not (class_embeddings or chosen.record.names_only)
@@ -471,6 +488,7 @@ def tune(
                     seed,
                     quiet,
                     negatives=named,
+                    synthetic=made,
                 )
             )
             return
@@ -487,6 +505,9 @@ def tune(
             draw=draw,
             negatives=named,
         )
+        if made is not None and named.found is not None:
+            count = len(wanted.side.names())
+            found = joined(found, made, count, named.found, backbone, run, read, store, quiet=quiet)
         unreadable = found.unreadable
         fitted, training_log = watched(
             lambda how: fit(found.images, how),
@@ -499,6 +520,8 @@ def tune(
         for text in _notes(fitted):
             warn(text, quiet=quiet)
         provenance["train"] = source.inputs
+        if made is not None:
+            provenance["synthetic"] = made.inputs
     saved = saved_from(fitted, wanted.side.classes, encoder, provenance, training_log=training_log)
     if backbone is None and source is not None:
         saved = _with_stored_model(saved, source)

@@ -28,6 +28,7 @@ import numpy as np
 from vlood import __version__
 from vlood.engines.collect_labels import Labels
 from vlood.engines.collecting import Collected
+from vlood.engines.inpainting import NEAR_FOLDER, RECORDS
 from vlood.engines.pools import Pool
 from vlood.engines.records import Record, printable, rounded, to_json
 from vlood.engines.synthesis import MADE_FOLDER
@@ -44,7 +45,7 @@ PROVENANCE = "provenance.json"
 IMAGES = "images"
 _FILES = (
     *("collected.txt", "collected.jsonl", "collected.npz", "missing.txt", "unreadable.jsonl"),
-    "contact-sheet.png",
+    *("contact-sheet.png", RECORDS),
 )
 _SHEET_LABELS, _SHEET_IMAGES = 24, 8
 _THUMBNAIL = 112
@@ -93,9 +94,14 @@ def begin(folder: Path, facts: Mapping[str, Any], *, overwrite: bool) -> None:
     _write_provenance(folder, {"complete": False, **facts})
     for name in _FILES:
         (folder / name).unlink(missing_ok=True)
-    for name in (IMAGES, MADE_FOLDER) if overwrite else (IMAGES,):
+    for name in (IMAGES, MADE_FOLDER, NEAR_FOLDER) if overwrite else (IMAGES,):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
+
+
+def complete(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Say that a folder holds all it should."""
+    _write_provenance(folder, {"complete": True, **facts})
 
 
 def folder_names(names: Sequence[str]) -> list[str]:

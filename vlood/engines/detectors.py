@@ -180,6 +180,12 @@ def fit_all(
                     announce,
                     side.templates,
                 )
+            elif record.loops:
+                from vlood.engines.tuning import TuningRun
+
+                given["looping"] = (run or TuningRun()).looping(
+                    method.name, own, side, encoder, images, given.get("negatives")
+                )
         trains = ("text-tower", "view-regions") if "tuning" in given else ()
         _refuse_unmet(method, (*met, *given, *trains))
         detector = method.fit(classes, own, side.scale(encoder), **given)
@@ -188,8 +194,9 @@ def fit_all(
             learned = detector.learned
             detector = detector.compiled()
         # Learned contexts stand where the templates' words would, but for those of regions alone; a
-        # learned tower has templates of its own.
-        replaced = learned is not None and "local_ctx" not in learned.arrays
+        # learned tower has templates of its own, and classes keep theirs beside learned negatives.
+        beside = learned is None or learned.kind == "negative-labels"
+        replaced = learned is not None and not beside and "local_ctx" not in learned.arrays
         said = () if side.class_embeddings or replaced else templates
         if learned is not None and "templates" in learned.about:
             said = tuple(learned.about["templates"])

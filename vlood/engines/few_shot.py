@@ -7,6 +7,8 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from vlood.detector.calibration import set_digest
 from vlood.engines.detectors import Fitted, TrainedOn, fit_all
 from vlood.engines.mining import Encoder
@@ -63,7 +65,12 @@ def fit_from_images(
         beyond = 0
         if registry.get(method).record.negative_images:
             beyond = max(0, int(images.labels.max()) + 1 - len(names))
-        used = images.rows(sample_shots(images.labels, shots, seed, names, negatives=beyond))
+        rows = sample_shots(images.labels, shots, seed, names, negatives=beyond)
+        if registry.get(method).record.synthetic_images:
+            # Made images are not drawn from: their labels were found, and are rare or many.
+            made = np.flatnonzero(images.labels >= len(names))
+            rows = np.concatenate([rows[images.labels[rows] < len(names)], made])
+        used = images.rows(rows)
     used = with_label_noise(used, label_noise, names, seed)
     fitted = fit_all(
         [method],

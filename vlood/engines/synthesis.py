@@ -120,47 +120,55 @@ def check_pipeline(name: str) -> None:
         raise UsageError(f"--pipeline {name}: is no folder and no name on the hub; give {_LAYOUT}")
 
 
-def load_pipeline(name: str, device: str, precision: str) -> Pipeline:
-    """Load a text-to-image pipeline, weights from safetensors only.
+def load_pipeline(name: str, device: str, precision: str, *, inpaint: bool = False) -> Pipeline:
+    """Load a text-to-image or in-painting pipeline, weights from safetensors only.
 
     Args:
         name: a folder in diffusers' layout, or a name on the hub.
         device: ``cpu``, ``cuda`` or ``mps``.
         precision: ``fp32``, ``bf16`` or ``fp16``.
+        inpaint: whether it is to paint over parts of pictures; a text-to-image folder whose kind
+            has an in-painting twin serves too.
 
     Raises:
-        UsageError: there is no such pipeline, or it does not take a prompt.
+        UsageError: there is no such pipeline, or it does not take a prompt (and a mask).
         VloodError: diffusers is not installed, or the pipeline cannot be fetched or read.
     """
     check_pipeline(name)
     with _quietly():
-        pipe = _fetched(name, Path(name).expanduser(), precision)
+        pipe = _fetched(name, Path(name).expanduser(), precision, inpaint)
     takes = frozenset(inspect.signature(type(pipe).__call__).parameters)
     if "prompt" not in takes:
         raise UsageError(
             f"--pipeline {name}: {type(pipe).__name__} does not make images from a text alone; "
             "give a text-to-image pipeline"
         )
+    if inpaint and not {"image", "mask_image"} <= takes:
+        raise UsageError(
+            f"--pipeline {name}: {type(pipe).__name__} does not paint over parts of a picture; "
+            "give an in-painting pipeline"
+        )
     pipe.set_progress_bar_config(disable=True)
     return Pipeline(pipe.to(device), type(pipe).__name__, takes, device)
 
 
-def _fetched(name: str, folder: Path, precision: str) -> Any:
+def _fetched(name: str, folder: Path, precision: str, inpaint: bool) -> Any:
     import torch
 
     try:
-        from diffusers import DiffusionPipeline
+        from diffusers import AutoPipelineForInpainting, DiffusionPipeline
     except ImportError as error:
         raise _not_installed() from error
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     common = {"torch_dtype": dtype, "use_safetensors": True}
+    kind = AutoPipelineForInpainting if inpaint else DiffusionPipeline
     try:
         if folder.is_dir():
-            return DiffusionPipeline.from_pretrained(folder, local_files_only=True, **common)
+            return kind.from_pretrained(folder, local_files_only=True, **common)
         try:
-            return DiffusionPipeline.from_pretrained(name, local_files_only=True, **common)
+            return kind.from_pretrained(name, local_files_only=True, **common)
         except (OSError, ValueError):
-            return DiffusionPipeline.from_pretrained(name, **common)
+            return kind.from_pretrained(name, **common)
     except ImportError as error:
         raise _not_installed() from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
@@ -271,7 +279,7 @@ def make_images(
         VloodError: it fails otherwise.
         OSError: an image cannot be written.
     """
-    options = _options(pipeline, making)
+    options = options_of(pipeline, making)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / MAKING_FILE, (json.dumps(asdict(making), indent=1) + "\n").encode())
     for label, name, words, place in labels:
@@ -283,7 +291,7 @@ def make_images(
             if path.is_file() or withheld.is_file():
                 yield Made(label, number, seed, path if path.is_file() else None, False)
                 continue
-            image = _image(pipeline, fill(making.prompt, words), seed, options)
+            image = run_pipeline(pipeline, fill(making.prompt, words), seed, options)
             if image is None:
                 write_atomically(withheld, b"")
             else:
@@ -293,7 +301,7 @@ def make_images(
             yield Made(label, number, seed, path if image is not None else None, True)
 
 
-def _options(pipeline: Pipeline, making: Making) -> dict[str, Any]:
+def options_of(pipeline: Pipeline, making: Making) -> dict[str, Any]:
     """Return the call's options, those that were given.
 
     Raises:
@@ -316,7 +324,7 @@ def _options(pipeline: Pipeline, making: Making) -> dict[str, Any]:
     return options
 
 
-def _image(
+def run_pipeline(
     pipeline: Pipeline, prompt: str, seed: int, options: dict[str, Any]
 ) -> Image.Image | None:
     """Make one image; None where the pipeline's safety checker withholds it."""

@@ -32,11 +32,13 @@ from vlood.training.checkpoints import RunFolder
 from vlood.training.costs import CostProbe
 from vlood.training.labelled import LabelledFeatures
 from vlood.training.loop import StepReport
+from vlood.training.looping import Looping
 from vlood.training.regional_maps import RegionalMaps, RegionSource
 from vlood.training.tuning import Tuning, unheard, unwatched
 
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
+    from vlood.engines.text_side import TextSide
 
 ViewSource = Callable[[LabelledFeatures, int, int], NDArray[np.float32]]
 """Images, how many views of each and a seed, to their embeddings [N, V, D]."""
@@ -128,6 +130,32 @@ class TuningRun:
             templates,
             encoder.cache,
         )
+
+    def looping(
+        self,
+        method: str,
+        settings: Any,
+        side: TextSide,
+        encoder: Encoder | None,
+        images: LabelledFeatures,
+        negatives: NegativeFeatures | None = None,
+    ) -> Looping:
+        """Return what a method that trains on embeddings alone is given; it needs no model."""
+        about: dict[str, Any] = {}
+        if self.folder is not None:
+            about = {
+                "method": method,
+                "settings": asdict(settings),
+                "model": None if encoder is None else encoder.backbone.identity(),
+                "device": "cpu" if encoder is None else encoder.backbone.device,
+                "classes": list(side.names()),
+                "logit_scale": side.scale(encoder),
+                "images": _digest(images),
+                "templates": list(side.templates),
+            }
+            if negatives is not None:
+                about |= {"negatives": _names_digest(negatives.names)}
+        return Looping(self.folder, about, self.on_step, self.probe)
 
     def _regions(self, announce: Announce) -> RegionSource | None:
         """Return what makes regional maps: in the run's folder, where there is one."""

@@ -54,6 +54,10 @@ class MethodRecord:
         whole_corpus: whether its negatives are a whole corpus rather than mined ones.
         names_only: whether the classes' names are enough, without their text features.
         negative_images: whether images of negative labels are learned from too.
+        synthetic_images: whether those are made images, which ``--synthetic`` gives without labels
+            and of which ``--shots`` draws none away.
+        loops: whether training is a run of the loop on embeddings alone, which can be stopped,
+            watched and measured: ``fit`` is given ``looping``.
     """
 
     name: str
@@ -72,6 +76,8 @@ class MethodRecord:
     whole_corpus: bool = False
     names_only: bool = False
     negative_images: bool = False
+    synthetic_images: bool = False
+    loops: bool = False
 
     def __post_init__(self) -> None:
         if self.stream not in ("", ORDER_DEPENDENT, TRANSDUCTIVE):
@@ -109,8 +115,9 @@ class Learned:
     """What was learned, kept beside what it compiles to, so that it can be applied again.
 
     Attributes:
-        kind: ``contexts`` (prompt vectors), ``no-text`` (CLIPN's tower) or ``weights`` (a tuned
-            CLIP).
+        kind: ``contexts`` (prompt vectors), ``no-text`` (CLIPN's tower), ``negative-labels``
+            (vectors of negative labels, whose names are ``about["labels"]``) or ``weights`` (a
+            tuned CLIP).
         arrays: by name; contexts are ``ctx`` and, of negatives, ``negative_ctx``.
         about: how they are used, JSON-able: the position of the class name, the format they came
             in.
@@ -176,8 +183,9 @@ class Fit(Protocol):
 
         With ``text-tower`` comes ``tuning`` (:class:`~vlood.training.tuning.Tuning`): the model,
         the names that prompts hold, and the run whose loop can be stopped, watched and measured.
-        A setting named ``views`` asks for so many augmented views of each image, as
-        ``images.views``. What was learned is returned with the detector: a
+        Where the record ``loops``, ``looping`` (:class:`~vlood.training.looping.Looping`) is that
+        run without a model. A setting named ``views`` asks for so many augmented views of each
+        image, as ``images.views``. What was learned is returned with the detector: a
         :class:`TunedDetector`.
         """
         ...

@@ -64,6 +64,7 @@ BUILT_INS = (
     EntryPoint("coop", "vlood.methods.coop:METHOD", GROUP),
     EntryPoint("locoop", "vlood.methods.locoop:METHOD", GROUP),
     EntryPoint("lapt", "vlood.methods.lapt:METHOD", GROUP),
+    EntryPoint("synood", "vlood.methods.synood:METHOD", GROUP),
 )
 
 

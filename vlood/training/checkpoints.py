@@ -3,6 +3,7 @@
 - ``run.json``: what decides the run's course; going on with anything else is refused
 - ``state.safetensors``: the tensors, the best ones so far, the optimiser's, and where the run is
 - ``training.csv``: its log
+- a folder a later stage, with the same files, where a method trains in stages
 - ``regions/``: regional maps of the training images, where a method needs them
 """
 
@@ -54,6 +55,11 @@ class RunFolder:
     def maps_path(self) -> Path:
         """Return the folder of regional maps; they say themselves whose they are."""
         return self.path / MAPS_FOLDER
+
+    def stage(self, name: str) -> RunFolder:
+        """Return the folder of a later stage of the run, inside this one and going with it."""
+        log = None if self.log is None else self.log.with_stem(f"{self.log.stem}.{name}")
+        return RunFolder(self.path / name, self.resume, log)
 
     def check(self, *, overwrite: bool = False) -> None:
         """Refuse a folder that holds another run, before anything slow is done.

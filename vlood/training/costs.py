@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 # Numbers of the optimiser's own, a trained number.
-_STATES = {"sgd": 1, "adamw": 2}
+_STATES = {"sgd": 1, "adam": 2, "adamw": 2}
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Cost:
 
 
 class CostProbe:
-    """Given to a run, it measures it instead of making it."""
+    """Given to a run, it measures it instead of making it; of a run in stages, their sum."""
 
     def __init__(self) -> None:
         self.cost: Cost | None = None
@@ -57,13 +57,16 @@ class CostProbe:
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - begun
         trainable = sum(tensor.numel() for tensor in tensors.values())
-        self.cost = Cost(
-            trainable=trainable,
-            steps=steps,
-            step_seconds=seconds,
-            state_bytes=4 * trainable * (1 + _STATES[optimizer]),
-            peak_memory_bytes=_peak_memory(device),
-        )
+        state = 4 * trainable * (1 + _STATES[optimizer])
+        before = self.cost
+        if before is not None:
+            seconds = (before.steps * before.step_seconds + steps * seconds) / (
+                before.steps + steps
+            )
+            trainable, steps = trainable + before.trainable, steps + before.steps
+            state += before.state_bytes
+        # The peak of the process covers the stages before.
+        self.cost = Cost(trainable, steps, seconds, state, _peak_memory(device))
 
 
 def _peak_memory(device: torch.device) -> int | None:

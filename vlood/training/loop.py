@@ -333,8 +333,9 @@ def _optimizer(parameters: list[torch.Tensor], settings: LoopSettings) -> torch.
         others = [one for one in parameters if one.ndim < settings.decay_dims]
         groups = [{"params": decaying}, {"params": others, "weight_decay": 0.0}]
         groups = [group for group in groups if group["params"]]
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(
+    if settings.optimizer in ("adam", "adamw"):
+        kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+        return kind(
             groups,
             lr=settings.learning_rate,
             betas=settings.betas,

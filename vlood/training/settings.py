@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from vlood.errors import UsageError
 from vlood.training.schedules import Schedule
 
-OPTIMIZERS = ("sgd", "adamw")
+OPTIMIZERS = ("sgd", "adam", "adamw")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -19,13 +19,13 @@ class LoopSettings:
     Attributes:
         epochs: passes over the rows.
         learning_rate: at the schedule's height.
-        optimizer: ``sgd`` or ``adamw``.
+        optimizer: ``sgd``, ``adam`` or ``adamw``.
         momentum: of ``sgd``.
         nesterov: whether that momentum is Nesterov's.
-        weight_decay: L2 penalty of ``sgd``; decoupled in ``adamw``.
+        weight_decay: L2 penalty of ``sgd`` and ``adam``; decoupled in ``adamw``.
         decay_dims: fewest dimensions a tensor has that decays: 2 leaves biases and norms alone.
-        betas: of ``adamw``.
-        eps: of ``adamw``; the default of torch, 1e-8, is too small in half precision.
+        betas: of ``adam`` and ``adamw``.
+        eps: of both; the default of torch, 1e-8, is too small in half precision.
         schedule: how the rate moves.
         accumulate: parts that a step's rows go through the model in, one after another: the same
             step with less memory.

@@ -165,6 +165,18 @@ def _neglabel(detector: Detector) -> list[str]:
     ]
 
 
+def _synood(detector: Detector) -> list[str]:
+    return [
+        'hidden = features @ tensors["head_weight"].T + tensors["head_bias"]',
+        "hidden = torch.nn.functional.layer_norm(",
+        '    hidden, hidden.shape[-1:], tensors["norm_weight"], tensors["norm_bias"]',
+        ")",
+        'features = features + tensors["gain"] * hidden.relu()',
+        "features = features / features.norm(dim=1, keepdim=True)",
+        *_neglabel(detector),
+    ]
+
+
 def _clipn(detector: Detector) -> list[str]:
     s = detector.settings.logit_scale or detector.logit_scale
     lines = [
@@ -191,6 +203,7 @@ _FORMULAS: dict[str, Callable[[Any], list[str]]] = {
     "energy": _energy,
     "entropy": _entropy,
     "neglabel": _neglabel,
+    "synood": _synood,
     "clipn": _clipn,
     "linear-probe": _linear_probe,
 }

@@ -18,6 +18,7 @@ from vlood.detector.export.torch_feature_space import FORMULAS, refuse
 from vlood.errors import UsageError
 from vlood.methods import registry
 from vlood.methods.neglabel import NegLabelSettings
+from vlood.methods.synood_head import projected
 
 if TYPE_CHECKING:
     from vlood.methods.contract import Detector
@@ -172,6 +173,13 @@ def _neglabel(
     return (evidence - torch.cat(against, 1)).sigmoid().mean(1), logits
 
 
+def _synood(
+    settings: Any, scale: float, tensors: dict[str, Any], features: Tensor, local: Tensor
+) -> tuple[Tensor, Tensor]:
+    rows = _unit(features) if settings.embeddings == "unit" else features
+    return _neglabel(settings, scale, tensors, projected(tensors, rows), local)
+
+
 def _gl_mcm(
     settings: Any, scale: float, tensors: dict[str, Tensor], features: Tensor, local: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -238,6 +246,7 @@ _FORMULAS: dict[str, Formula] = {
     "energy": _energy,
     "entropy": _entropy,
     "neglabel": _neglabel,
+    "synood": _synood,
     "gl-mcm": _gl_mcm,
     "local-prompt": _local_prompt,
     "clipn": _clipn,
