@@ -20,6 +20,7 @@ from vlood.backbone.hub import NotDownloadedError, fetch
 from vlood.backbone.library import open_clip
 from vlood.backbone.preprocess import Preprocessing
 from vlood.backbone.spec import DEFAULT_MODEL, ModelForm, ModelSpec
+from vlood.backbone.tuned_folder import PREFIX, read_tuned, with_tuned
 from vlood.backbone.weights import find_weights, load_weights, read_weights, weights_digest
 from vlood.errors import UsageError, VloodError
 
@@ -32,7 +33,9 @@ def load_backbone(
     """Load a model named in one of the forms of ``--model``.
 
     Args:
-        model: ``ARCH:TAG``, ``ARCH:FILE``, ``hf-hub:ORG/NAME``, ``local-dir:FOLDER``, ``bundled``.
+        model: ``ARCH:TAG``, ``ARCH:FILE``, ``hf-hub:ORG/NAME``, ``local-dir:FOLDER``, ``bundled``,
+            or ``tuned:FOLDER`` of a detector with tuned towers (``tuned:FOLDER@BASE`` where its
+            base has another name here).
         device: ``auto``, ``cpu``, ``cuda`` (or ``cuda:1``), ``mps``.
         precision: ``auto``, ``fp32``, ``bf16``, ``fp16``.
 
@@ -40,6 +43,8 @@ def load_backbone(
         UsageError: the name, the device or the precision cannot be.
         VloodError: the weights are missing, damaged or of another architecture.
     """
+    if model.strip().startswith(PREFIX):
+        return _load_tuned(model.strip(), device, precision)
     device = choose_device(device)
     chosen = choose_precision(precision, device)
     with quiet_libraries():
@@ -62,6 +67,22 @@ def load_backbone(
         device=device,
         precision=chosen,
     )
+
+
+def _load_tuned(text: str, device: str, precision: str) -> Backbone:
+    """Load a tuned model's base and build the tuned weights into it."""
+    given = ModelSpec.parse(text).source
+    folder, at, base = given, "", ""
+    if not Path(given).expanduser().is_dir():
+        folder, at, base = given.rpartition("@")
+    place = Path(folder if at else given).expanduser()
+    name = base or str(read_tuned(place)[1]["name"])
+    if name.startswith(PREFIX):
+        raise UsageError(
+            f"--model {text}: a tuned model is no base of another; merge the base first with "
+            "`vlood export --format open-clip`"
+        )
+    return with_tuned(load_backbone(name, device=device, precision=precision), place, text)
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def feature_gradients(
     leaves = [images.detach().float().requires_grad_(), texts.detach().float().requires_grad_()]
     scale = log_scale.detach().float().requires_grad_()
     with torch.enable_grad():
-        loss, parts = objective(*leaves, own, scale.exp())
+        loss, parts = objective(leaves[0], leaves[1], own, scale.exp())
         found = torch.autograd.grad(loss, [*leaves, scale])
     return FeatureGradients(
         loss.detach(),
@@ -212,7 +212,8 @@ def cached_part(
     if gradients.log_scale is not None:
         terms.append(log_scale * gradients.log_scale)
     total: Any = sum(terms)
-    return gradients.loss + (total - total.detach())
+    value: torch.Tensor = gradients.loss + (total - total.detach())
+    return value
 
 
 def text_span(texts: int, images: int, rows: slice) -> slice:

@@ -56,6 +56,7 @@ BUILT_INS = (
     EntryPoint("coop", "vlood.methods.coop:METHOD", GROUP),
     EntryPoint("locoop", "vlood.methods.locoop:METHOD", GROUP),
     EntryPoint("lapt", "vlood.methods.lapt:METHOD", GROUP),
+    EntryPoint("cma", "vlood.methods.cma:METHOD", GROUP),
 )
 
 
