@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +35,7 @@ class Backbone:
         digest: hex digest of the weights as they are stored.
         config_digest: hex digest of the model's configuration (activation, heads: what the weights
             do not tell).
+        config: open_clip's configuration of the model, or nothing where it is not known.
         module: the open_clip model, frozen and in evaluation mode.
         preprocessing: the model's own.
         device: torch's name of the device.
@@ -58,8 +59,10 @@ class Backbone:
         device: str,
         precision: Precision,
         base_name: str | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
+        self.config = dict(config or {})
         self.base_name = base_name or name
         self.architecture = architecture
         self.digest = digest
@@ -121,6 +124,7 @@ class Backbone:
             device=self.device,
             precision=Precision(self.precision, self.precision_reason),
             base_name=self.base_name,
+            config=self.config,
         )
 
     def identity(self) -> dict[str, str]:

@@ -66,6 +66,7 @@ def load_backbone(
         preprocessing=_preprocessing(module),
         device=device,
         precision=chosen,
+        config=source.config,
     )
 
 

@@ -121,7 +121,7 @@ def _detector(path: Path) -> dict[str, Any]:
         "classes": [each.name for each in saved.classes],
         "templates": list(saved.templates),
         "negatives": len(saved.negatives),
-        "model": saved.model_name,
+        "model": saved.base_model,
         "embedding width": saved.width,
         "logit scale": saved.detector.logit_scale,
         "learned": None if saved.learned is None else saved.learned.kind,

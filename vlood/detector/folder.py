@@ -188,9 +188,7 @@ def _described(saved: SavedDetector, digests: Mapping[str, str]) -> dict[str, An
         "logit_scale": detector.logit_scale,
         "classes": [[each.name, each.prompt] for each in saved.classes],
         "templates": list(saved.templates),
-        "model": learned.about["base"]["name"]
-        if learned is not None and is_tuned_model(learned)
-        else saved.model_name,
+        "model": saved.base_model,
         "backbone": None if saved.backbone is None else dict(saved.backbone),
         "width": saved.width,
         "negatives": len(saved.negatives),
