@@ -171,7 +171,10 @@ def with_tuned(base: Backbone, folder: Path, name: str) -> Backbone:
 
 
 def _contiguous(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    # A number alone would become a row of one.
+    return {
+        name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()
+    }
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -73,10 +73,9 @@ class Towers:
         if settings.tune == "lora":
             start = generator(seed, "adapter")
             self._adapted = add_adapter(self.module, settings.lora(), start)
+            # Layers of an adapter are new, and new ones are in training.
+            self.module.eval()
             self.names = [n for n, one in self.module.named_parameters() if one.requires_grad]
-            for name, layer in self.module.named_modules():
-                if name.endswith("lora_dropout.default"):
-                    layer.train()
         else:
             self.names = trainable_names(self.module, settings.tune)
         self._parameters = dict(self.module.named_parameters())
@@ -84,6 +83,9 @@ class Towers:
             self._parameters[name].requires_grad_()
         self._tower = CausalTextTower.of(self.module)
         self._check(settings, seed)
+        for name, layer in self.module.named_modules():
+            if name.endswith("lora_dropout.default"):
+                layer.train()
         if self._adapted is None:
             self._base = {name: self._parameters[name].detach().clone() for name in self.names}
 
