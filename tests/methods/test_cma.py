@@ -93,7 +93,7 @@ def test_it_learns_and_is_a_neglabel_detector_of_the_tuned_model(base: Backbone)
     assert made.backbone is not None
     assert made.backbone.digest != base.digest
     assert made.backbone.base_name == base.name
-    assert made.logit_scale == made.backbone.logit_scale 
+    assert made.logit_scale == made.backbone.logit_scale
     assert made.logit_scale != base.logit_scale
     texts = made.backbone.encode_texts([f"the nice {name}" for name in NAMES])
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)
