@@ -103,9 +103,7 @@ class CMASettings:
         0, help="neglabel: groups of negatives; 1: none; 0: of about 100", unit="groups",
         source=f"{_CODE}: none",
     )  # fmt: skip
-    epochs: int = setting(
-        30, help="passes over the images", unit="passes", source=f"{_OURS}; {_CODE}: 10"
-    )
+    epochs: int = setting(10, help="passes over the images", unit="passes", source=_CODE)
     batch_size: int = setting(
         64, help="images a step", unit="images", source=f"{_OURS}; {_CODE}: 512"
     )
@@ -117,7 +115,7 @@ class CMASettings:
     )
     learning_rate: float = setting(
         0.0,
-        help="after the warm-up, then by a cosine to 0 every step; 0: 1e-3 of lora and projection, "
+        help="after the warm-up, then by a cosine to 0 every step; 0: 3e-4 of lora and projection, "
         "else 1e-5",
         unit="-",
         source=f"{_OURS}; {_CODE}: 1e-5 of full",
@@ -260,7 +258,7 @@ class CMASettings:
         steps = self.epochs * max(1, -(-images // batch))
         # A run that is shorter than the published warm-up has one of its own.
         warmup = min(self.warmup or steps // 10, steps // 2)
-        rate = self.learning_rate or (1e-3 if self.tune in ("lora", "projection") else 1e-5)
+        rate = self.learning_rate or (3e-4 if self.tune in ("lora", "projection") else 1e-5)
         return LoopSettings(
             epochs=self.epochs,
             learning_rate=rate,
