@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +33,12 @@ class Backbone:
 
     Attributes:
         name: the model as the user named it.
+        base_name: of the model that this one was tuned on; its own where it was not tuned.
         architecture: open_clip's name of it, or a description of a configuration of one's own.
         digest: hex digest of the weights as they are stored.
         config_digest: hex digest of the model's configuration (activation, heads: what the weights
             do not tell).
+        config: open_clip's configuration of the model, or nothing where it is not known.
         module: the open_clip model, frozen and in evaluation mode.
         preprocessing: the model's own.
         device: torch's name of the device.
@@ -61,8 +63,12 @@ class Backbone:
         preprocessing: Preprocessing,
         device: str,
         precision: Precision,
+        base_name: str | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
+        self.config = dict(config or {})
+        self.base_name = base_name or name
         self.architecture = architecture
         self.digest = digest
         self.config_digest = config_digest
@@ -104,6 +110,28 @@ class Backbone:
     def text_tower(self) -> CausalTextTower | None:
         """The text tower for prompt learning, or None when it is not a causal one."""
         return CausalTextTower.of(self.module)
+
+    def replaced(self, *, name: str, digest: str, module: Any) -> Backbone:
+        """Return this model with other weights, frozen.
+
+        Args:
+            name: as the user names it.
+            digest: of the weights.
+            module: an open_clip model of the same architecture, device and precision.
+        """
+        return Backbone(
+            name=name,
+            architecture=self.architecture,
+            digest=digest,
+            config_digest=self.config_digest,
+            module=module.eval().requires_grad_(False),
+            make_tokenizer=lambda: self.tokenizer,
+            preprocessing=self.preprocessing,
+            device=self.device,
+            precision=Precision(self.precision, self.precision_reason),
+            base_name=self.base_name,
+            config=self.config,
+        )
 
     def identity(self) -> dict[str, str]:
         """Return what decides the features, for cache keys and saved detectors; JSON-able."""

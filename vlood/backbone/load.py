@@ -17,10 +17,13 @@ from typing import Any
 from vlood.backbone.backbone import Backbone
 from vlood.backbone.device import choose_device, choose_precision
 from vlood.backbone.hub import NotDownloadedError, fetch
-from vlood.backbone.layers import PREFIX, LayeredBackbone
+from vlood.backbone.layers import PREFIX as LAYERS
+from vlood.backbone.layers import LayeredBackbone
 from vlood.backbone.library import open_clip
 from vlood.backbone.preprocess import Preprocessing
 from vlood.backbone.spec import DEFAULT_MODEL, ModelForm, ModelSpec
+from vlood.backbone.tuned_folder import PREFIX as TUNED
+from vlood.backbone.tuned_folder import read_tuned, with_tuned
 from vlood.backbone.weights import find_weights, load_weights, read_weights, weights_digest
 from vlood.errors import UsageError, VloodError
 
@@ -33,8 +36,10 @@ def load_backbone(
     """Load a model named in one of the forms of ``--model``.
 
     Args:
-        model: ``ARCH:TAG``, ``ARCH:FILE``, ``hf-hub:ORG/NAME``, ``local-dir:FOLDER``, ``bundled``;
-            with ``layers:`` before it, its image embeddings are those of all its layers, joined.
+        model: ``ARCH:TAG``, ``ARCH:FILE``, ``hf-hub:ORG/NAME``, ``local-dir:FOLDER``, ``bundled``,
+            or ``tuned:FOLDER`` of a detector with tuned towers (``tuned:FOLDER@BASE`` where its
+            base has another name here). With ``layers:`` before it, its image
+            embeddings are those of all its layers, joined.
         device: ``auto``, ``cpu``, ``cuda`` (or ``cuda:1``), ``mps``.
         precision: ``auto``, ``fp32``, ``bf16``, ``fp16``.
 
@@ -42,11 +47,19 @@ def load_backbone(
         UsageError: the name, the device or the precision cannot be.
         VloodError: the weights are missing, damaged or of another architecture.
     """
+    text = model.strip()
+    layered, text = text.startswith(LAYERS), text.removeprefix(LAYERS)
+    if text.startswith(TUNED):
+        if layered:
+            raise UsageError(
+                f"--model {LAYERS}{text}: the layers of a tuned model are not offered; give "
+                f"{LAYERS} the model it was tuned from, or leave {LAYERS} out"
+            )
+        return _load_tuned(text, device, precision)
     device = choose_device(device)
     chosen = choose_precision(precision, device)
     with quiet_libraries():
-        layered = model.strip().startswith(PREFIX)
-        spec = ModelSpec.parse(model.strip().removeprefix(PREFIX))
+        spec = ModelSpec.parse(text)
         source = _find(spec)
         tensors = read_weights(source.weights)
         module = _build(spec, source, device, chosen.name)
@@ -54,7 +67,7 @@ def load_backbone(
     module.eval().requires_grad_(False)
     kind = LayeredBackbone if layered else Backbone
     return kind(
-        name=PREFIX + spec.text if layered else spec.text,
+        name=LAYERS + spec.text if layered else spec.text,
         architecture=source.architecture,
         digest=weights_digest(tensors),
         config_digest=hashlib.blake2b(
@@ -65,7 +78,24 @@ def load_backbone(
         preprocessing=_preprocessing(module),
         device=device,
         precision=chosen,
+        config=source.config,
     )
+
+
+def _load_tuned(text: str, device: str, precision: str) -> Backbone:
+    """Load a tuned model's base and build the tuned weights into it."""
+    given = ModelSpec.parse(text).source
+    folder, at, base = given, "", ""
+    if not Path(given).expanduser().is_dir():
+        folder, at, base = given.rpartition("@")
+    place = Path(folder if at else given).expanduser()
+    name = base or str(read_tuned(place)[1]["name"])
+    if name.startswith(TUNED):
+        raise UsageError(
+            f"--model {text}: a tuned model is no base of another; merge the base first with "
+            "`vlood export --format open-clip`"
+        )
+    return with_tuned(load_backbone(name, device=device, precision=precision), place, text)
 
 
 @dataclass(frozen=True)

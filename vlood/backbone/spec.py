@@ -15,13 +15,14 @@ _QUICK = "-quickgelu"
 
 
 class ModelForm(Enum):
-    """The five ways to name a model."""
+    """The ways to name a model."""
 
     TAG = "ARCH:TAG"
     FILE = "ARCH:FILE"
     HUB = "hf-hub:ORG/NAME"
     FOLDER = "local-dir:FOLDER"
     BUNDLED = "bundled"
+    TUNED = "tuned:DETECTOR"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class ModelSpec:
     """A model as the user named it.
 
     ``architecture`` is empty for the forms that carry their own configuration; ``source`` is the
-    tag, file, hub repository or folder, and empty for the bundled model.
+    tag, file, hub repository or folder, and empty for the bundled model. A tuned model's is the
+    folder of its detector, and behind an ``@`` its base where that has another name here.
     """
 
     text: str
@@ -56,6 +58,8 @@ class ModelSpec:
             )
         if head == "local-dir":
             return cls(text, ModelForm.FOLDER, source=source)
+        if head == "tuned":
+            return cls(text, ModelForm.TUNED, source=source)
         if head == "hf-hub":
             if source.count("/") != 1 or source.startswith("/") or source.endswith("/"):
                 raise UsageError(f"--model {text!r}: expected hf-hub:ORG/NAME")

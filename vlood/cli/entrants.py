@@ -237,6 +237,12 @@ def _learned(
 ) -> dict[str, list[Entrant]]:
     assert fits.train is not None
     train = fits.train
+    changing = next((name for name in names if "pixels" in registry.get(name).record.needs), None)
+    if changing is not None:
+        raise UsageError(
+            f"--method {changing}: tunes the model itself, and the others see the images as it was "
+            f"before; run `vlood tune {changing} --train IN... -o DIR`, then use --detector DIR"
+        )
     told: set[str] = set()
 
     def announce(text: str) -> None:

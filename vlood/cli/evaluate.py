@@ -299,7 +299,8 @@ def evaluate(
         stored = source is not None and source.embeddings is not None
         check_images(beside, "--train", embeddings=stored)
         needs = [registry.get(name).record.needs for name in wanted.methods]
-        unused = not any("negatives" in each for each in needs) and not any(
+        # A method that tunes the model is refused further on, with the reason.
+        unused = not any({"negatives", "pixels"} & set(each) for each in needs) and not any(
             key.rpartition(".")[2] == "neglabel" for key in wanted.settings
         )
         if wanted.negatives.named and unused:

@@ -25,6 +25,7 @@ class ExportFormat(str, Enum):
     tar = "tar"
     coop = "coop"
     peft = "peft"
+    open_clip = "open-clip"
     hub = "hub"
 
 
@@ -44,7 +45,9 @@ def export(
             help="safetensors: arrays and a card, for open_clip alone; npy: arrays and names; "
             "onnx: image to score, checked; txt: readable prompts, or a bank's negatives a line; "
             "tar: the folder, reproducible; coop: learned contexts as CoOp stores them; peft: the "
-            "adapter; hub: a repository for the hub. Default: by the ending of -o; txt for a bank.",
+            "adapter; open-clip: a tuned model with its adapter merged, a folder for --model "
+            "local-dir:FOLDER; hub: a repository for the hub. Default: by the ending of -o; txt "
+            "for a bank.",
             show_default=False,
         ),
     ] = None,
@@ -80,6 +83,8 @@ def export(
       vlood export my-detector -o detector.onnx
 
       vlood export my-detector --format hub --repo acme/fruit --dry-run
+
+      vlood export my-cma --format open-clip -o my-model
 
       vlood export bank -o negatives.txt
     """

@@ -87,7 +87,8 @@ Background = Annotated[
 Model = Annotated[
     str,
     typer.Option(
-        help="ARCH:TAG, ARCH:FILE, hf-hub:ORG/NAME, local-dir:FOLDER or bundled.",
+        help="ARCH:TAG, ARCH:FILE, hf-hub:ORG/NAME, local-dir:FOLDER, bundled, or tuned:DETECTOR "
+        "for the towers that a detector tuned.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -95,8 +96,8 @@ ModelOrOwn = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help=f"ARCH:TAG, ARCH:FILE, hf-hub:ORG/NAME, local-dir:FOLDER or bundled. Default: the "
-        f"detector's own, or {DEFAULT_MODEL}.",
+        help="ARCH:TAG, ARCH:FILE, hf-hub:ORG/NAME, local-dir:FOLDER, bundled or tuned:DETECTOR. "
+        f"Default: the detector's own, or {DEFAULT_MODEL}.",
         show_default=False,
         rich_help_panel=_MODEL,
     ),

@@ -124,7 +124,7 @@ def _detector(path: Path) -> dict[str, Any]:
         "classes": [each.name for each in saved.classes],
         "templates": list(saved.templates),
         "negatives": len(saved.negatives),
-        "model": saved.model_name,
+        "model": saved.base_model,
         "classifier": None if saved.classifier is None else saved.classifier.described(),
         "embedding width": saved.width,
         "logit scale": saved.detector.logit_scale,

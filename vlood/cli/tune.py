@@ -107,6 +107,16 @@ def tune(
             rich_help_panel=_TRAINING,
         ),
     ] = None,
+    tuned: Annotated[
+        str | None,
+        typer.Option(
+            "--tune",
+            metavar="full|lora|projection|visual|text",
+            help="cma: what of the model is tuned; lora by default.",
+            show_default=False,
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
     synthetic: Annotated[
         list[str] | None,
         typer.Option(
@@ -114,6 +124,15 @@ def tune(
             metavar="IN",
             help="synood: made images just outside the classes (`vlood collect --synthesize "
             "--inpaint` makes some), or their embeddings; labels are not needed; repeat to join.",
+            show_default=False,
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    lambda_value: Annotated[
+        float | None,
+        typer.Option(
+            "--lambda",
+            help="cma, locoop: what the second part of the loss weighs; with cma 0 is FLYP.",
             show_default=False,
             rich_help_panel=_TRAINING,
         ),
@@ -277,6 +296,10 @@ def tune(
 
       vlood tune ensemble a b --combine probability --id known/ --ood other/ -o my-ensemble
 
+      vlood tune cma --classes classes.txt --train train/ --shots 16 -o my-cma
+
+      vlood tune cma --classes c.txt --train train/ --tune full --set preset=cma-paper -o my-cma
+
       vlood calibrate my-detector --id known-good/
 
       vlood score photos/ --detector my-detector
@@ -362,8 +385,9 @@ def tune(
     for name, given in {**options, "--label-noise": label_noise}.items():
         if given and not (train or captions):
             raise UsageError(f"{name}: goes with --train, the labelled images to learn from")
-    if no_train is not None:
-        setting = [*(setting or []), f"no_train={no_train}"]
+    for name, value in (("no_train", no_train), ("tune", tuned), ("lambda_value", lambda_value)):
+        if value is not None:
+            setting = [*(setting or []), f"{name}={value}"]
     run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
     provenance: dict[str, Any] = {"command": _command(), "seed": seed}
     if method == ENSEMBLE:

@@ -34,7 +34,7 @@ def card(saved: SavedDetector) -> str:
                 "method": record.name,
                 "settings": dict(vars(saved.detector.settings)) or "none",
                 "logit scale": f"{saved.detector.logit_scale:.7g}",
-                "model": saved.model_name or "none: embeddings alone",
+                "model": saved.base_model or "none: embeddings alone",
                 **_classifier(saved),
                 "negatives": len(saved.negatives) or "none",
                 "learned": _learned(saved, record.trains),

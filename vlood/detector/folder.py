@@ -23,8 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlood.detector import stored_calibration
-from vlood.detector.adapter_files import MARK as ADAPTER_MARK
-from vlood.detector.adapter_files import has_adapter, read_adapter, write_adapter
+from vlood.detector.adapter_files import (
+    MARKS,
+    has_adapter,
+    is_tuned_model,
+    read_adapter,
+    write_adapter,
+)
 from vlood.detector.card import card
 from vlood.detector.classifier import RecordedClassifier
 from vlood.detector.described import Described, read_described
@@ -150,16 +155,18 @@ def load_detector(path: Path) -> SavedDetector:
         members={name: one.detector for name, one in members.items()},
     )
     _check_tensors(detector, method, described.whole("width"), where)
+    learned = _learned(described, arrays, path)
     return SavedDetector(
         detector=detector,
         classes=classes,
         templates=described.texts("templates"),
         backbone=_backbone(described),
-        model_name=described.optional_text("model"),
+        # What was tuned lies in the folder, wherever that is now.
+        model_name=f"tuned:{path}" if is_tuned_model(learned) else described.optional_text("model"),
         negatives=negatives,
         calibration=_calibration(described, arrays, len(classes), where),
         threshold=_threshold(described),
-        learned=_learned(described, arrays, path),
+        learned=learned,
         figures=described.objects("figures"),
         provenance=described.mapping("provenance"),
         training_log=_training_log(path, described),
@@ -194,7 +201,7 @@ def _described(saved: SavedDetector, digests: Mapping[str, str]) -> dict[str, An
         "logit_scale": detector.logit_scale,
         "classes": [[each.name, each.prompt] for each in saved.classes],
         "templates": list(saved.templates),
-        "model": saved.model_name,
+        "model": saved.base_model,
         "backbone": None if saved.backbone is None else dict(saved.backbone),
         "classifier": None if saved.classifier is None else saved.classifier.described(),
         "width": saved.width,
@@ -225,7 +232,7 @@ def _write_tensors(path: Path, saved: SavedDetector) -> None:
         arrays |= {
             _LEARNED + name: array
             for name, array in saved.learned.arrays.items()
-            if not name.startswith(ADAPTER_MARK)
+            if not name.startswith(MARKS)
         }
     if saved.calibration is not None:
         arrays |= stored_calibration.arrays(saved.calibration)
@@ -366,7 +373,7 @@ def _learned(
         for name, array in arrays.items()
         if name.startswith(_LEARNED)
     }
-    if any(name.startswith(ADAPTER_MARK) for name in names):
+    if any(name.startswith(MARKS) for name in names):
         held |= read_adapter(path / ADAPTER_FOLDER, str(path))
     missing = [name for name in names if name not in held]
     if missing:

@@ -61,6 +61,12 @@ class SavedDetector:
     members: Mapping[str, SavedDetector] = field(default_factory=dict)
 
     @property
+    def base_model(self) -> str | None:
+        """Return what ``--model`` takes; of a tuned model, which lies in its folder, the base."""
+        base = None if self.learned is None else self.learned.about.get("base")
+        return self.model_name if base is None else str(base["name"])
+
+    @property
     def width(self) -> int:
         """Return the width of the embeddings it scores."""
         return registry.width(self.detector)

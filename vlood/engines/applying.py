@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vlood.detector.adapter_files import is_tuned_model
 from vlood.detector.saved import Learned, SavedDetector, check_backbone
 from vlood.engines.detectors import Fitted, fit_all
 from vlood.engines.global_prompts import METHOD as LOCAL_PROMPT
@@ -50,7 +51,7 @@ def apply_detector(
     if saved.detector.method == LOCAL_PROMPT:
         made_too = with_neglabel(saved, classes, negatives, encoder, where, announce=announce)
         return replace(made_too, threshold=threshold)
-    if saved.learned is None:
+    if saved.learned is None or is_tuned_model(saved.learned):
         made, fitted = _refitted(saved, classes, negatives, encoder, announce, where)
     elif saved.learned.kind == "contexts":
         made, fitted = _with_contexts(saved, classes, negatives, encoder, announce, where)
@@ -108,7 +109,7 @@ def _refitted(
     announce: Announce,
     where: str,
 ) -> tuple[Detector, NegativeFeatures | None]:
-    """Fit a method that learned nothing to the new names, with the old settings and templates."""
+    """Fit a method that learned nothing, or on tuned towers, as it was set to the new names."""
     old = saved.detector
     if not saved.templates:
         raise UsageError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from vlood.training.captioned import CaptionedFeatures
 from vlood.training.labelled import LabelledFeatures
 
 if TYPE_CHECKING:
+    from vlood.backbone.backbone import Backbone
     from vlood.engines.tuning import TuningRun
 
 _ALLOWED = ("classes", "local", "negatives", "noise")
@@ -78,6 +79,7 @@ class Fitted:
         negatives: its negatives, or None.
         trained: the images it was trained on, or None where it learned nothing.
         learned: what was learned beside the detector's own tensors, or None.
+        backbone: the tuned model that it is of, or None where the model stayed as it was.
     """
 
     detector: Detector
@@ -85,6 +87,7 @@ class Fitted:
     negatives: NegativeFeatures | None = None
     trained: TrainedOn | None = None
     learned: Learned | None = None
+    backbone: Backbone | None = None
 
 
 def fit_all(
@@ -179,6 +182,8 @@ def fit_all(
                     given.get("negatives"),
                     announce,
                     side.templates,
+                    templates,
+                    _miner(side, templates, negatives, encoder, announce),
                 )
             elif record.loops:
                 from vlood.engines.tuning import TuningRun
@@ -186,21 +191,24 @@ def fit_all(
                 given["looping"] = (run or TuningRun()).looping(
                     method.name, own, side, encoder, images, given.get("negatives")
                 )
-        trains = ("text-tower", "view-regions") if "tuning" in given else ()
+        trains = ("text-tower", "view-regions", "pixels") if "tuning" in given else ()
         _refuse_unmet(method, (*met, *given, *trains))
         detector = method.fit(classes, own, side.scale(encoder), **given)
         learned = None
+        tuned_model, found = None, given.get("negatives")
         if isinstance(detector, TunedDetector):
-            learned = detector.learned
+            learned, tuned_model = detector.learned, detector.backbone
+            found = detector.negatives or found
             detector = detector.compiled()
         # Learned contexts stand where the templates' words would, but for those of regions alone; a
         # learned tower has templates of its own, and classes keep theirs beside learned negatives.
         beside = learned is None or learned.kind == "negative-labels"
         replaced = learned is not None and not beside and "local_ctx" not in learned.arrays
+        replaced = replaced and not tuned_model
         said = () if side.class_embeddings or replaced else templates
         if learned is not None and "templates" in learned.about:
             said = tuple(learned.about["templates"])
-        fitted.append(Fitted(detector, said, given.get("negatives"), learned=learned))
+        fitted.append(Fitted(detector, said, found, learned=learned, backbone=tuned_model))
     return fitted
 
 
@@ -261,6 +269,23 @@ def _negatives(
         whole_corpus=whole_corpus,
         announce=announce,
     )
+
+
+def _miner(
+    side: TextSide,
+    templates: tuple[str, ...],
+    negatives: NegativesChoice,
+    encoder: Encoder | None,
+    announce: Announce,
+) -> Callable[[Backbone, ClassFeatures], NegativeFeatures]:
+    """Return what finds the negatives anew with a tuned model."""
+
+    def mine(backbone: Backbone, classes: ClassFeatures) -> NegativeFeatures:
+        cache = None if encoder is None else encoder.cache
+        tuned = Encoder(backbone, cache)
+        return _negatives(side, templates, classes, negatives, tuned, False, announce)
+
+    return mine
 
 
 def negatives_beside(

@@ -95,7 +95,7 @@ def find_negatives(
                 "--negatives is missing: with embeddings alone there is no model to mine with; "
                 "give --negative-embeddings FILE, or --negatives with a bank's folder"
             )
-        name = choose_model_corpus(encoder.backbone.name)
+        name = choose_model_corpus(encoder.backbone.base_name)
         return _mined_once(
             name, classes, ids, encoder, prompting, whole_corpus, announce
         ).negative_features()

@@ -30,13 +30,15 @@ def saved_from(
     """Gather everything a folder holds of a detector that was just fitted."""
     detector = fitted.detector
     trained = {} if fitted.trained is None else fitted.trained.provenance()
+    # A tuned model is kept with the detector, under the name of the one it was tuned on.
+    own = None if encoder is None else fitted.backbone or encoder.backbone
     rows = () if fitted.negatives is None else fitted.negatives.rows_of(detector.negative_names)
     return SavedDetector(
         detector=detector,
         classes=tuple(classes or map(ClassName.of, detector.class_names)),
         templates=fitted.templates,
-        backbone=None if encoder is None else encoder.backbone.identity(),
-        model_name=None if encoder is None else encoder.backbone.name,
+        backbone=None if own is None else own.identity(),
+        model_name=None if own is None else own.base_name,
         negatives=rows,
         learned=fitted.learned,
         training_log=training_log,

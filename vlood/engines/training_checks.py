@@ -40,11 +40,17 @@ def check_model(method: str, backbone: Backbone) -> None:
     """Refuse a model that lacks what a method trains with, before it encodes anything.
 
     Raises:
-        UsageError: its image tower has no local path, or its text tower is no causal one.
+        UsageError: its image tower has no local path, its text tower is no causal one, or it was
+            tuned already where a method tunes it.
     """
     needs = registry.get(method).record.needs
     if "local" in needs and backbone.local_refusal is not None:
         raise UsageError(f"--model {backbone.name}: {backbone.local_refusal}")
+    if "pixels" in needs and backbone.base_name != backbone.name:
+        raise UsageError(
+            f"--model {backbone.name}: is a tuned model already; tune its base again, or merge it "
+            "first with `vlood export --format open-clip` and tune that"
+        )
     if "text-tower" in needs:
         from vlood.prompts.contexts import prompt_tower
 

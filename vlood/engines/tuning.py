@@ -20,6 +20,7 @@ from vlood.engines.regional_views import (
     stored_maps,
     with_view,
 )
+from vlood.engines.training_pixels import ItemPixels
 from vlood.errors import UsageError, VloodError
 from vlood.features.cache import FeatureCache
 from vlood.features.stream import StreamSettings, encode_images
@@ -33,12 +34,14 @@ from vlood.training.costs import CostProbe
 from vlood.training.labelled import LabelledFeatures
 from vlood.training.loop import StepReport
 from vlood.training.looping import Looping
+from vlood.training.pixels import PixelSource
 from vlood.training.regional_maps import RegionalMaps, RegionSource
 from vlood.training.tuning import Tuning, unheard, unwatched
 
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
     from vlood.engines.text_side import TextSide
+    from vlood.prompts.templates import ClassFeatures
 
 ViewSource = Callable[[LabelledFeatures, int, int], NDArray[np.float32]]
 """Images, how many views of each and a seed, to their embeddings [N, V, D]."""
@@ -92,6 +95,8 @@ class TuningRun:
         negatives: NegativeFeatures | None = None,
         announce: Announce = unheard,
         templates: tuple[str, ...] = (),
+        class_templates: tuple[str, ...] = (),
+        mine: Callable[[Backbone, ClassFeatures], NegativeFeatures] | None = None,
     ) -> Tuning:
         """Return what the method is given.
 
@@ -129,6 +134,9 @@ class TuningRun:
             announce,
             templates,
             encoder.cache,
+            self._pixels(images),
+            class_templates,
+            mine,
         )
 
     def looping(
@@ -156,6 +164,12 @@ class TuningRun:
             if negatives is not None:
                 about |= {"negatives": _names_digest(negatives.names)}
         return Looping(self.folder, about, self.on_step, self.probe)
+
+    def _pixels(self, images: LabelledFeatures) -> PixelSource | None:
+        """Return what gives the images themselves, or None of embeddings."""
+        if not isinstance(self.views, ItemViews) or not images.ids:
+            return None
+        return ItemPixels(self.views, images.ids)
 
     def _regions(self, announce: Announce) -> RegionSource | None:
         """Return what makes regional maps: in the run's folder, where there is one."""
@@ -209,12 +223,20 @@ class ItemViews:
         Raises:
             VloodError: one is there no more.
         """
-        wanted = set(images.ids)
+        return self.named(images.ids)
+
+    def named(self, paths: Sequence[str]) -> list[ImageItem]:
+        """Return the images of these paths, in their order.
+
+        Raises:
+            VloodError: one is there no more.
+        """
+        wanted = set(paths)
         found = {item.path: item for item in self.items() if item.path in wanted}
-        lost = next((one for one in images.ids if one not in found), None)
+        lost = next((one for one in paths if one not in found), None)
         if lost is not None:
             raise VloodError(f"{lost}: the image is there no more; run the command again")
-        return [found[one] for one in images.ids]
+        return [found[one] for one in paths]
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,7 +47,7 @@ class Augmentation:
             (self.size, self.size),
             self.interpolation,
             (self.smallest_crop, 1.0),
-            flip=self.flip,
+            mirror=self.flip,
         )
         seen = view.of(picture, str(number).encode())
         if self.colour:

@@ -32,7 +32,7 @@ class View:
         interpolation: ``bicubic`` or ``bilinear``.
         scale: smallest and largest share of the picture's area.
         ratio: smallest and largest width over height.
-        flip: mirror every other view, by chance.
+        mirror: whether half of the images are mirrored.
     """
 
     number: int
@@ -41,7 +41,7 @@ class View:
     interpolation: str = "bicubic"
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: bool = True
+    mirror: bool = True
 
     def describe(self) -> str:
         """Return a stable text of all that changes pixels, for cache keys."""
@@ -50,7 +50,7 @@ class View:
         return (
             f"view={self.number} seed={self.seed} {self.size[0]}x{self.size[1]} "
             f"{self.interpolation} scale={low:g}-{high:g} ratio={narrow:g}-{wide:g} "
-            f"v{VIEWS_VERSION}{'' if self.flip else ' unmirrored'}"
+            f"v{VIEWS_VERSION}" + ("" if self.mirror else " upright")
         )
 
     def of(self, picture: Image.Image, data: bytes) -> Image.Image:
@@ -70,7 +70,7 @@ class View:
             _FILTERS[self.interpolation],
             box=(left, top, left + width, top + height),
         )
-        if self.flip and random.random() < 0.5:
+        if self.mirror and random.random() < 0.5:
             view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return view
 

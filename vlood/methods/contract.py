@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from vlood.backbone.backbone import Backbone
+    from vlood.negatives.negative_features import NegativeFeatures
+
 NEEDS = (
     "classes", "local", "negatives", "noise", "images", "captioned-images", "text-tower",
-    "view-regions", "detectors", "layers",
+    "view-regions", "detectors", "layers", "pixels",
 )  # fmt: skip
 # What a method can learn from, and the name that ``fit`` is given it with.
 DATA = {"images": "images", "captioned-images": "captions"}
@@ -45,7 +48,8 @@ class MethodRecord:
             ``captioned-images`` (or labelled ones), ``text-tower`` (in training alone),
             ``view-regions`` (in training alone: regional maps of augmented views, instead of those
             of whole images), ``detectors`` (saved ones, which it combines),
-            ``layers`` (a ``layers:`` model, whose embeddings are those of all its layers).
+            ``layers`` (a ``layers:`` model, whose embeddings are those of all its layers),
+            ``pixels`` (in training alone: it tunes the model itself).
         trains: whether it learns anything.
         licence: of the reference code.
         stream: "" where an image's score is its own; ``order-dependent`` where it depends on the
@@ -136,9 +140,13 @@ class TunedDetector(Detector):
 
     Attributes:
         learned: what was learned.
+        backbone: the tuned model that it is of, or None where that is the one it was fitted with.
+        negatives: those it scores with, where the tuned model found others.
     """
 
     learned: Learned | None = None
+    backbone: Backbone | None = None
+    negatives: NegativeFeatures | None = None
 
     def compiled(self) -> Detector:
         """Return what scores, alone."""

@@ -65,6 +65,7 @@ BUILT_INS = (
     EntryPoint("locoop", "vlood.methods.locoop:METHOD", GROUP),
     EntryPoint("lapt", "vlood.methods.lapt:METHOD", GROUP),
     EntryPoint("synood", "vlood.methods.synood:METHOD", GROUP),
+    EntryPoint("cma", "vlood.methods.cma:METHOD", GROUP),
 )
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vlood.features.texts import encode_texts
 from vlood.training.loop import Loss, Rows, StepInputs, StepReport, Trained, train
+from vlood.training.pixels import PixelSource
 from vlood.training.regional_maps import RegionSource
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from vlood.backbone.backbone import Backbone
     from vlood.features.cache import FeatureCache
+    from vlood.prompts.templates import ClassFeatures
     from vlood.training.checkpoints import RunFolder
     from vlood.training.costs import CostProbe
     from vlood.training.settings import LoopSettings
@@ -46,6 +48,9 @@ class Tuning:
         announce: told of what is done without being asked for.
         templates: the class templates that the user chose; none leaves the choice to the method.
         cache: keeps embeddings of texts, or None.
+        pixels: gives the training images themselves, or None where there are embeddings alone.
+        class_templates: the templates that the classes are scored in.
+        mine: finds the negatives anew with a tuned model and the class features it gives.
     """
 
     backbone: Backbone
@@ -58,6 +63,9 @@ class Tuning:
     announce: Callable[[str], None] = unheard
     templates: tuple[str, ...] = ()
     cache: FeatureCache | None = None
+    pixels: PixelSource | None = None
+    class_templates: tuple[str, ...] = ()
+    mine: Callable[[Backbone, ClassFeatures], Any] | None = None
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return raw text embeddings [N, D], each distinct text encoded once.

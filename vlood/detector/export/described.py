@@ -43,7 +43,7 @@ def facts_of(saved: SavedDetector) -> dict[str, Any]:
         "score": "higher = more in-distribution",
         "threshold": threshold_of(saved),
         "class_thresholds": class_thresholds_of(saved),
-        "model": saved.model_name,
+        "model": saved.base_model,
         "backbone": None if saved.backbone is None else dict(saved.backbone),
     }
 

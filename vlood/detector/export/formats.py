@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlood.detector.adapter_files import is_tuned_model
 from vlood.detector.export.places import (
     check_file,
     check_folder,
@@ -24,7 +25,7 @@ from vlood.errors import UsageError
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
 
-FORMATS = ("safetensors", "npy", "onnx", "txt", "tar", "coop", "peft", "hub")
+FORMATS = ("safetensors", "npy", "onnx", "txt", "tar", "coop", "peft", "open-clip", "hub")
 """``coop``, ``peft`` and ``hub`` are folders, ``npy`` a folder or files with a common prefix."""
 
 OF_ENSEMBLES = ("onnx", "tar", "hub")
@@ -201,7 +202,8 @@ def _onnx(request: Request, saved: SavedDetector) -> dict[str, Any]:
     from vlood.detector.export.onnx import check_onnx, onnx_bytes
     from vlood.features.atomic import write_atomically
 
-    check_onnx(saved, tuned=_is_tuned(request, saved))
+    # A tuned model is loaded with what was tuned built in.
+    check_onnx(saved, tuned=_is_tuned(request, saved) and not is_tuned_model(saved.learned))
     with told(request.target):
         check_writable(request.target)
     data, difference = onnx_bytes(saved, _backbone(request, saved))
@@ -259,6 +261,21 @@ def _peft(request: Request, saved: SavedDetector) -> dict[str, Any]:
     return {"folder": str(request.target), "files": count}
 
 
+def _open_clip(request: Request, saved: SavedDetector) -> dict[str, Any]:
+    from vlood.backbone.open_clip_folder import write_open_clip
+    from vlood.features.atomic import atomic_folder
+
+    if not is_tuned_model(saved.learned):
+        raise UsageError(
+            f"--format open-clip: {request.source} tuned no weights of the model; its model is "
+            f"{saved.model_name} as it was published"
+        )
+    backbone = _backbone(request, saved)
+    with told(request.target), atomic_folder(request.target) as folder:
+        count = write_open_clip(backbone, folder)
+    return {"folder": str(request.target), "model": f"local-dir:{request.target}", "tensors": count}
+
+
 def _hub(request: Request, saved: SavedDetector) -> dict[str, Any]:
     from vlood.detector.export import hub
 
@@ -286,6 +303,7 @@ _WRITERS: dict[str, Writer] = {
     "tar": _tar,
     "coop": _coop,
     "peft": _peft,
+    "open-clip": _open_clip,
     "hub": _hub,
 }
 # A file by which an earlier export of each kind of folder is known.
@@ -293,5 +311,6 @@ _MARKS = {
     "npy": "about.json",
     "coop": "prompt_learner/checkpoint",
     "peft": _ADAPTER_MARK,
+    "open-clip": "open_clip_config.json",
     "hub": DETECTOR_FILE,
 }

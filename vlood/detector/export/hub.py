@@ -32,7 +32,7 @@ def hub_card(saved: SavedDetector, source: Path) -> str:
     if text.startswith("---\n"):
         return text
     data = ModelCardData(
-        base_model=base_model_of(saved.model_name),
+        base_model=base_model_of(saved.base_model),
         library_name="open_clip",
         pipeline_tag=_PIPELINE,
         tags=["out-of-distribution-detection", "ood-detection", "clip", "vlood",

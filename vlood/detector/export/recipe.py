@@ -113,6 +113,8 @@ def _loading(model: str | None) -> str | None:
         return None
     try:
         spec = ModelSpec.parse(model)
+        if spec.form is ModelForm.TUNED:
+            return None
     except UsageError:  # a file or a tag that this machine does not have
         return None
     if spec.form is ModelForm.BUNDLED:
