@@ -1,0 +1,400 @@
+"""``vlood pick``: which method fits a user's own images."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vlood.cli import options as opt
+from vlood.cli.guard import guarded
+from vlood.cli.talk import console, note, progress, start_logging, warn
+from vlood.errors import UsageError
+
+if TYPE_CHECKING:
+    from vlood.engines.evaluating.sets import EvalSet, SetImages
+    from vlood.engines.picking import Pool
+    from vlood.engines.picking_report import Typed
+    from vlood.evaluation.choosing import Choice
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+@guarded
+def pick(
+    id_inputs: Annotated[
+        list[str],
+        typer.Option(
+            "--id",
+            metavar="IN",
+            help="Your known images, a folder a class if they are labelled, or embeddings; repeat "
+            "to join.",
+        ),
+    ],
+    ood_inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ood",
+            metavar="[GROUP:][NAME=]IN",
+            help="Images that should be refused; repeat for more sets. Without any, some of the "
+            "classes are left out in turn and taken for OOD.",
+            show_default=False,
+        ),
+    ] = None,
+    classes: opt.Classes = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Methods to try; repeat, or separate by commas. Default: all that fit.",
+            rich_help_panel="Classes and method",
+            show_default=False,
+        ),
+    ] = None,
+    budget: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME",
+            help="90s, 10m or 1h: no method is begun later, and at most half of it encodes images.",
+        ),
+    ] = "10m",
+    images: Annotated[
+        int,
+        typer.Option(min=2, help="Images of each set at most, drawn by --seed.", metavar="N"),
+    ] = 5000,
+    margin: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=100.0,
+            help="A difference in AUROC, in percentage points, that is not worth a more demanding "
+            "method.",
+        ),
+    ] = 0.5,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Folder for pick.json, pick.md and the lists of the images used, with which the "
+            "commands give the very same figures.",
+            rich_help_panel="Output",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: opt.OverwriteReport = False,
+    format: opt.FormatOption = None,
+    model: opt.Model = opt.DEFAULT_MODEL,
+    negatives: opt.Negatives = None,
+    template: opt.Template = None,
+    class_embeddings: opt.ClassEmbeddings = None,
+    negative_embeddings: opt.NegativeEmbeddings = None,
+    id_labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labels of --id embeddings (.npy or .txt, one a row).",
+            rich_help_panel="Input",
+            show_default=False,
+        ),
+    ] = None,
+    logit_scale: opt.LogitScale = None,
+    setting: opt.Setting = None,
+    root: opt.Root = None,
+    fast_decode: opt.FastDecode = False,
+    background: opt.Background = "255,255,255",
+    device: opt.DeviceOption = opt.Device.auto,
+    precision: opt.PrecisionOption = opt.Precision.auto,
+    batch_size: opt.BatchSize = 32,
+    workers: opt.Workers = None,
+    seed: opt.Seed = 0,
+    cache: opt.CacheFolder = None,
+    no_cache: opt.NoCache = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Try the methods that fit your images and your time, and recommend one, with reasons.
+
+    Every image is encoded once. Half of each class is learned from, the other half measured on.
+    Of the methods that are not told apart from the best, the one that asks for least is
+    recommended, with the commands that make it. Skipped methods are listed with the reason.
+
+    Examples:
+
+      vlood pick --id known-good/ --ood strange/
+
+      vlood pick --id known-good/ --classes classes.txt --budget 2m -o picked
+
+      vlood pick --id test.store --ood far=dtd.store --classes classes.txt --method mcm,energy,knn
+
+      vlood pick --id good/ --ood bad/ | jq -r 'select(.status == "recommended") | .method'
+    """
+    start_logging(quiet)
+    from vlood.cli.eval_sets import eval_sets
+    from vlood.cli.prepare import (
+        ClassOptions,
+        ModelOptions,
+        ReadOptions,
+        load_model,
+        open_cache,
+        split_names,
+        stream_settings,
+    )
+    from vlood.engines.evaluating.sets import check_sets
+    from vlood.engines.mining import Encoder
+    from vlood.engines.picking import Bench, Clock, halves, try_all
+    from vlood.engines.picking_report import Typed, commands, reasons, records, write_report
+    from vlood.engines.picking_sets import gather
+    from vlood.evaluation.choosing import choose
+    from vlood.methods import registry
+    from vlood.prompts.classes import ClassName, label_lookup
+
+    clock = Clock(seconds_of(budget))
+    if format is opt.Format.parquet:
+        raise UsageError("--format parquet: there are few records; use jsonl, csv or table")
+    if output is not None:
+        _check_folder(output, overwrite)
+    sets = eval_sets(id_inputs, ood_inputs or [], [], root=root, id_labels=id_labels)
+    check_sets(sets)
+    if classes is None and not class_embeddings and Path(id_inputs[0]).is_dir():
+        classes = id_inputs[0]
+    named = split_names(method) if method else list(registry.names())
+    for name in named:
+        registry.get(name)
+    wanted = ClassOptions.read(
+        *(classes, template, class_embeddings, logit_scale, ["energy"], setting, negatives),
+        negative_embeddings,
+    )
+    side = replace(
+        wanted.side, classes=wanted.side.classes or tuple(map(ClassName.of, wanted.side.names()))
+    )
+    run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
+    read = ReadOptions(root, False, fast_decode, background)
+    store = open_cache(run)
+    need = any(one.embeddings is None for one in sets) or not class_embeddings
+    backbone = load_model(run) if need else None
+    total = sum(min(images, one.count()) for one in sets)
+    with progress("encoding", total, quiet=quiet) as bar:
+        gathered = gather(
+            *(sets, label_lookup(side.classes or ()), backbone, stream_settings(run, read), store),
+            clock,
+            most=images,
+            seed=seed,
+            advance=bar.advance,
+        )
+    encoding = clock.budget - clock.left()
+    known, *others = gathered.pools.values()
+    to_fit, to_hold = halves(known.labels, seed)
+    bench = Bench(
+        side=side,
+        fit=known.rows(to_fit),
+        held=known.rows(to_hold),
+        others=dict(zip(list(gathered.pools)[1:], others, strict=True)),
+        encoder=None if backbone is None else Encoder(backbone, store),
+        negatives=wanted.negatives,
+        seed=seed,
+    )
+    with progress("trying", len(named), quiet=quiet) as bar:
+        tries = try_all(
+            *(named, bench, clock),
+            settings=wanted.settings,
+            told=lambda name: bar.advance(1, name),
+        )
+    if not tries.tried:
+        why = "; ".join(f"{name}: {reason}" for name, reason in list(tries.skipped.items())[:3])
+        raise UsageError(f"no method could be tried ({why})")
+    choice = choose([one.trial for one in tries.tried.values()], tries.kind, margin=margin / 100)
+    found = records(tries, choice)
+    sizes = {"held": len(bench.held), **{name: len(one) for name, one in bench.others.items()}}
+    said = reasons(tries, choice, sizes, margin / 100)
+    shared = _shared(classes, class_embeddings, model if need else None, template, negatives,
+                     negative_embeddings, logit_scale)  # fmt: skip
+    typed = Typed(
+        shared, id_inputs, id_inputs, ood_inputs or (), seed, _own(setting, choice), exact=False
+    )
+    detector = "picked" if output is None else str(output / "detector")
+    if output is not None:
+        typed = _lists(output, typed, bench.fit, bench.held, bench.others, gathered.images, sets)
+    lines = commands(choice.chosen, typed, tries.kind, detector)
+    notes = list(gathered.notes)
+    facts = {
+        "budget_seconds": clock.budget,
+        "encoding_seconds": round(encoding, 3),
+        "total_seconds": round(clock.budget - clock.left(), 3),
+        "measured_on": tries.kind,
+        "images": {"learned from": len(bench.fit), **sizes},
+        "seed": seed,
+    }
+    if output is not None:
+        write_report(output, found, said, lines, notes, facts)
+        note(f"report in {output}: pick.md", quiet=quiet)
+    for text in notes:
+        warn(text, quiet=quiet)
+    _print(found, format)
+    if not quiet:
+        _tell(said, lines, typed.exact, facts)
+
+
+def seconds_of(text: str) -> float:
+    """Read a time such as 90s, 10m or 1h.
+
+    Raises:
+        UsageError: it is none, or zero.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip().lower())
+    seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if seconds <= 0:
+        raise UsageError(f"--budget {text}: expected a time such as 90s, 10m or 1h")
+    return seconds
+
+
+def _check_folder(folder: Path, overwrite: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"-o {folder}: is a file; name a folder")
+    held = folder.is_dir() and any(folder.iterdir())
+    ours = (folder / "pick.json").is_file()
+    if held and not (ours and overwrite):
+        hint = "replace it with --overwrite, or name" if ours else "name"
+        what = "a report of vlood pick already" if ours else "something else"
+        raise UsageError(f"-o {folder}: holds {what}; {hint} another folder")
+
+
+def _shared(
+    classes: str | None,
+    class_embeddings: Sequence[Path] | None,
+    model: str | None,
+    templates: Sequence[str] | None,
+    negatives: str | None,
+    negative_embeddings: Sequence[Path] | None,
+    logit_scale: float | None,
+) -> list[str]:
+    """Return the options that the commands share, as they were given."""
+    found = [] if classes is None else ["--classes", classes]
+    for one in class_embeddings or []:
+        found += ["--class-embeddings", str(one)]
+    if model is not None and model != opt.DEFAULT_MODEL:
+        found += ["--model", model]
+    for text in templates or []:
+        found += ["--template", text]
+    if negatives is not None:
+        found += ["--negatives", negatives]
+    for one in negative_embeddings or []:
+        found += ["--negative-embeddings", str(one)]
+    return found if logit_scale is None else [*found, "--logit-scale", f"{logit_scale:g}"]
+
+
+def _own(settings: Sequence[str] | None, choice: Choice) -> list[str]:
+    """Return the settings that are the chosen method's."""
+    own = []
+    for text in settings or []:
+        key, _, value = text.partition("=")
+        of, dot, name = key.partition(".")
+        if not dot or of == choice.chosen:
+            own.append(f"{name or key}={value}")
+    return own
+
+
+def _lists(
+    folder: Path,
+    typed: Typed,
+    fit: Pool,
+    held: Pool,
+    others: Mapping[str, Pool],
+    images: Mapping[str, SetImages],
+    sets: Sequence[EvalSet],
+) -> Typed:
+    """Write which images were used, and return what commands say of them."""
+    from vlood.engines.picking_report import labels_of, write_pool
+
+    folder.mkdir(parents=True, exist_ok=True)
+    first, *rest = sets
+    known = labels_of(images[first.name].paths, images[first.name].labels)
+    paths = {
+        "fit": write_pool(folder, "fit", fit, known(fit)),
+        "held": write_pool(folder, "held", held, known(held)),
+    }
+    values = []
+    for number, one in enumerate(rest, 1):
+        pool = others[one.name]
+        path = write_pool(folder, f"ood-{number}", pool, images[one.name].labels)
+        group = "" if one.group == "-" else f"{one.group}:"
+        values.append(f"{group}{one.name}={path}")
+    return replace(
+        typed, fit=[str(paths["fit"])], held=[str(paths["held"])], others=values, exact=True
+    )
+
+
+def _print(found: Sequence[Mapping[str, Any]], format: opt.Format | None) -> None:
+    chosen = format or (opt.Format.table if sys.stdout.isatty() else opt.Format.jsonl)
+    if chosen is opt.Format.jsonl:
+        for one in found:
+            sys.stdout.write(json.dumps(one) + "\n")
+    elif chosen is opt.Format.csv:
+        import csv
+
+        writer = csv.DictWriter(sys.stdout, list(found[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found)
+    else:
+        _print_table(found)
+    sys.stdout.flush()
+
+
+def _print_table(found: Sequence[Mapping[str, Any]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("method", no_wrap=True)
+    table.add_column("AUROC [95 %]", justify="right", no_wrap=True)
+    table.add_column("ID\nacc.", justify="right", no_wrap=True)
+    table.add_column("fit", justify="right", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    skipped = [one for one in found if one["status"] == "skipped"]
+    for one in found:
+        if one["status"] == "skipped":
+            continue
+        auroc = accuracy = "-"
+        if one["auroc"] is not None:
+            low, high = 100 * one["auroc_ci_low"], 100 * one["auroc_ci_high"]
+            auroc = f"{100 * one['auroc']:.1f} \\[{low:.1f}, {high:.1f}]"
+        if one["id_accuracy"] is not None:
+            accuracy = f"{one['id_accuracy']:.1%}"
+        table.add_row(
+            *(one["method"], auroc, accuracy, f"{one['fit_seconds']:.2f} s"),
+            *(f"{one['score_microseconds']:.0f} µs", one["status"]),
+            style="bold" if one["status"] == "recommended" else None,
+        )
+    shown = Console(highlight=False)
+    shown.print(table)
+    if skipped:
+        by_reason: dict[str, list[str]] = {}
+        for one in skipped:
+            by_reason.setdefault(one["reason"], []).append(one["method"])
+        shown.print("Not tried:", markup=False)
+        for reason, names in by_reason.items():
+            shown.print(f"  {', '.join(names)}: {reason}", markup=False)
+
+
+def _tell(said: Sequence[str], lines: Sequence[str], exact: bool, facts: Mapping[str, Any]) -> None:
+    to = console()
+    to.print()
+    to.print(" ".join(said), markup=False, soft_wrap=False)
+    to.print(
+        f"It took {facts['total_seconds']:.0f} s of {facts['budget_seconds']:.0f}, "
+        f"{facts['encoding_seconds']:.0f} s of them to read and encode images.",
+        markup=False,
+    )
+    to.print(
+        "\nTo make it" + (", with the same figures:" if exact else
+        " of all your images (calibrate a method that learned on others; -o FOLDER keeps the two "
+        "halves apart):"),
+        markup=False,
+    )  # fmt: skip
+    for line in lines:
+        to.print(f"  {line}", markup=False)
