@@ -96,6 +96,19 @@ def test_a_method_that_fails_does_not_end_the_others(
     assert "outliers" in tries.skipped["mixoe"]
 
 
+def test_a_setting_reaches_the_methods_that_have_it(bench: Bench) -> None:
+    given = {"temperature": "5", "knn.k": "nonsense"}
+    tries = try_all(["mcm", "max-logit", "knn"], bench, Clock(60), settings=given)
+    plain = try_all(["mcm", "max-logit"], bench, Clock(60))
+
+    def scores(found: picking.Tries, name: str) -> np.ndarray:
+        return found.tried[name].trial.questions[0][0]
+
+    assert not np.allclose(scores(tries, "mcm"), scores(plain, "mcm"))
+    np.testing.assert_array_equal(scores(tries, "max-logit"), scores(plain, "max-logit"))
+    assert "nonsense" in tries.skipped["knn"]
+
+
 def test_no_method_is_begun_when_the_time_is_over(bench: Bench) -> None:
     ticks = ticking(4.0)
     clock = Clock(10.0, now=lambda: next(ticks), began=0.0)
@@ -153,7 +166,8 @@ def test_a_pool_of_embeddings_is_written_so_that_it_reads_back(
 ) -> None:
     from vlood.engines.picking_report import write_pool
 
-    path = write_pool(tmp_path, "held", bench.held, [NAMES[row] for row in bench.held.labels])
+    labels = [NAMES[row] for row in bench.held.labels]
+    path = write_pool(tmp_path, "held", bench.held, labels, stored=False)
     read = read_embeddings(path)
     assert tuple(read.ids) == bench.held.ids
     assert read.labels is not None

@@ -17,7 +17,7 @@ import typer
 
 from vlood.cli import options as opt
 from vlood.cli.guard import guarded
-from vlood.cli.interrupt import interruptible
+from vlood.cli.interrupt import INTERRUPTED, interruptible
 from vlood.cli.talk import console, progress, start_logging
 from vlood.errors import UsageError, VloodError
 
@@ -153,6 +153,7 @@ def _run(command: Sequence[str]) -> str:
 
     Raises:
         VloodError: it failed.
+        KeyboardInterrupt: it was stopped, which the command line turns into an exit code.
     """
     from vlood.cli.app import app
 
@@ -165,6 +166,8 @@ def _run(command: Sequence[str]) -> str:
             code = app(told, prog_name="vlood", standalone_mode=False)
     finally:
         sys.argv = before
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
     if code:
         raise VloodError(f"the demo's step `{_typed(command)}` ended with exit code {code}")
     return out.getvalue()

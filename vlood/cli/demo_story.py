@@ -111,6 +111,7 @@ def story(out: Path, *, quick: bool, seed: int, device: str) -> list[Step]:
                     ),
                     *("--id", where.test, "--ood", f"near:pictograms={where.near}"),
                     *("--ood", f"far:letters={where.far}", "--resamples", "200"),
+                    *("--title", "The demo's pictograms"),
                     *("-o", where.report, *seeded, *own),
                 ]
             ],

@@ -143,6 +143,7 @@ def pick(
         split_names,
         stream_settings,
     )
+    from vlood.engines.detectors import settings_by_method
     from vlood.engines.evaluating.sets import check_sets
     from vlood.engines.mining import Encoder
     from vlood.engines.picking import Bench, Clock, halves, try_all
@@ -159,7 +160,7 @@ def pick(
         _check_folder(output, overwrite)
     sets = eval_sets(id_inputs, ood_inputs or [], [], root=root, id_labels=id_labels)
     check_sets(sets)
-    if classes is None and not class_embeddings and Path(id_inputs[0]).is_dir():
+    if classes is None and not class_embeddings and _has_folders(Path(id_inputs[0])):
         classes = id_inputs[0]
     named = split_names(method) if method else list(registry.names())
     for name in named:
@@ -171,6 +172,7 @@ def pick(
     side = replace(
         wanted.side, classes=wanted.side.classes or tuple(map(ClassName.of, wanted.side.names()))
     )
+    settings_by_method([registry.get(name) for name in named], wanted.settings)
     run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)
     read = ReadOptions(root, False, fast_decode, background)
     store = open_cache(run)
@@ -251,6 +253,11 @@ def seconds_of(text: str) -> float:
     return seconds
 
 
+def _has_folders(path: Path) -> bool:
+    """Say whether a path may be a labelled set: a folder of folders."""
+    return path.is_dir() and any(each.is_dir() for each in path.iterdir())
+
+
 def _check_folder(folder: Path, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"-o {folder}: is a file; name a folder")
@@ -311,15 +318,17 @@ def _lists(
 
     folder.mkdir(parents=True, exist_ok=True)
     first, *rest = sets
+    own = first.embeddings is not None
     known = labels_of(images[first.name].paths, images[first.name].labels)
     paths = {
-        "fit": write_pool(folder, "fit", fit, known(fit)),
-        "held": write_pool(folder, "held", held, known(held)),
+        "fit": write_pool(folder, "fit", fit, known(fit), stored=own),
+        "held": write_pool(folder, "held", held, known(held), stored=own),
     }
     values = []
     for number, one in enumerate(rest, 1):
         pool = others[one.name]
-        path = write_pool(folder, f"ood-{number}", pool, images[one.name].labels)
+        stored = one.embeddings is not None
+        path = write_pool(folder, f"ood-{number}", pool, images[one.name].labels, stored=stored)
         group = "" if one.group == "-" else f"{one.group}:"
         values.append(f"{group}{one.name}={path}")
     return replace(

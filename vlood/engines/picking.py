@@ -341,10 +341,11 @@ class _Fitter:
         self, method: Method, side: TextSide, images: Pool, run: object | None = None
     ) -> Fitted:
         bench = self.bench
+        # A value without a method's name before it is for those that have such a setting.
         settings = {
             key: value
             for key, value in self.settings.items()
-            if key.partition(".")[0] == method.name or "." not in key
+            if key.startswith(f"{method.name}.") or key in method.setting_names()
         }
         negatives = bench.negatives
         if "negatives" in method.record.needs:

@@ -170,12 +170,15 @@ def labels_of(
     return lambda pool: [by_path[one] for one in pool.ids]
 
 
-def write_pool(folder: Path, name: str, pool: Pool, labels: Sequence[str | None]) -> Path:
+def write_pool(
+    folder: Path, name: str, pool: Pool, labels: Sequence[str | None], *, stored: bool
+) -> Path:
     """Write which images a pool has, so that commands can name them; return the file.
 
-    Images become a list with labels, embeddings (whose ids are no files) an ``.npz`` file.
+    Images become a list with labels, and what is no file of its own an ``.npz`` file of embeddings:
+    images of a shard, and ``stored`` embeddings.
     """
-    if not all(Path(one).is_file() for one in pool.ids):
+    if stored or not all(Path(one).is_file() for one in pool.ids):
         path = folder / f"{name}.npz"
         named = np.array([label or "" for label in labels])
         with path.open("wb") as file:
