@@ -43,7 +43,7 @@ def test_the_commands_of_a_pick_give_its_figures(
         *(tiny, "--method", "knn,mahalanobis,mixoe", "--budget", "100s", "-o", out),
     )
     assert done.code == 0, done.err
-    assert "1 images of id could not be read" in done.err
+    assert "1 image of id could not be read" in done.err
     first, *rest = done.records
     assert first["status"] == "recommended"
     assert {one["method"]: one["status"] for one in rest}["mixoe"] == "skipped"

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 
 from vlood.engines import picking
+from vlood.engines.evaluating.sets import EvalSet
 from vlood.engines.negatives import NegativesChoice
-from vlood.engines.picking import Bench, Clock, Pool, halves, try_all, unfit
+from vlood.engines.picking import Bench, try_all, unfit
 from vlood.engines.picking_report import Typed, commands, reasons, records
+from vlood.engines.picking_sets import Clock, Pool, _Drawn, gather, halves
 from vlood.engines.text_side import TextSide
+from vlood.errors import UsageError
 from vlood.evaluation.choosing import LEFT_OUT, NOTHING, OOD_SETS, choose
-from vlood.features.embeddings import read_embeddings
+from vlood.features.embeddings import Embeddings, read_embeddings
+from vlood.features.stream import StreamSettings
 from vlood.methods import registry
 from vlood.prompts.classes import ClassName
 
@@ -149,6 +153,35 @@ def test_halves_are_apart_and_take_half_of_each_class() -> None:
     assert sorted([*fit.tolist(), *held.tolist()]) == list(range(len(labels)))
     assert np.bincount(labels[fit], minlength=3).tolist() == [2, 2, 0]
     assert (labels[held] == -1).sum() == 3
+
+
+def test_an_image_that_is_there_twice_is_taken_once_and_never_on_both_sides() -> None:
+    rows = np.eye(5, dtype=np.float32)
+
+    def stored(name: str, group: str, chosen: list[int]) -> EvalSet:
+        ids = [f"{name}{row}" for row in range(len(chosen))]
+        labels = ["ant" if group == "id" else ""] * len(chosen)
+        return EvalSet(name, group, (name,), None, (Embeddings(rows[chosen], ids, labels),))
+
+    sets = [stored("known", "id", [0, 1, 1, 2]), stored("other", "far", [2, 3, 4])]
+    found = gather(sets, {"ant": 0}, None, StreamSettings(), None, Clock(60), most=9, seed=0)
+    assert found.pools["known"].ids == ("known0", "known1", "known3")
+    assert found.pools["known"].labels.tolist() == [0, 0, 0]
+    assert found.pools["other"].ids == ("other1", "other2")
+    assert [note[:16] for note in found.notes] == ["1 image of known", "1 image of other"]
+    few = [sets[0], stored("other", "far", [2, 3])]
+    with pytest.raises(UsageError, match="other has 1 different"):
+        gather(few, {"ant": 0}, None, StreamSettings(), None, Clock(60), most=9, seed=0)
+
+
+def test_images_are_drawn_by_the_seed_until_the_time_is_over() -> None:
+    every = [object() for _ in range(10)]
+    all_of_it = list(_Drawn(6, 1, Clock(60), 0.0).of(every))  # type: ignore[arg-type]
+    assert len(set(map(id, all_of_it))) == 6
+    ticks = ticking(1.0)
+    hurried = _Drawn(6, 1, Clock(10.0, now=lambda: next(ticks), began=0.0), 8.5)
+    assert list(hurried.of(every)) == all_of_it[:4]  # type: ignore[arg-type]
+    assert (hurried.taken, hurried.stopped) == (4, True)
 
 
 def test_commands_name_what_the_method_needs_and_no_more() -> None:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vlood.cli import options as opt
 from vlood.cli.guard import guarded
-from vlood.cli.talk import console, note, progress, start_logging, warn
+from vlood.cli.pick_output import print_records, tell_reasons
+from vlood.cli.talk import note, progress, start_logging, warn
 from vlood.errors import UsageError
 
 if TYPE_CHECKING:
     from vlood.engines.evaluating.sets import EvalSet, SetImages
-    from vlood.engines.picking import Pool
     from vlood.engines.picking_report import Typed
+    from vlood.engines.picking_sets import Pool
     from vlood.evaluation.choosing import Choice
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -146,9 +145,9 @@ def pick(
     from vlood.engines.detectors import settings_by_method
     from vlood.engines.evaluating.sets import check_sets
     from vlood.engines.mining import Encoder
-    from vlood.engines.picking import Bench, Clock, halves, try_all
+    from vlood.engines.picking import Bench, try_all
     from vlood.engines.picking_report import Typed, commands, reasons, records, write_report
-    from vlood.engines.picking_sets import gather
+    from vlood.engines.picking_sets import Clock, gather, halves
     from vlood.evaluation.choosing import choose
     from vlood.methods import registry
     from vlood.prompts.classes import ClassName, label_lookup
@@ -187,7 +186,7 @@ def pick(
             seed=seed,
             advance=bar.advance,
         )
-    encoding = clock.budget - clock.left()
+    encoding = clock.spent()
     known, *others = gathered.pools.values()
     to_fit, to_hold = halves(known.labels, seed)
     bench = Bench(
@@ -225,7 +224,7 @@ def pick(
     facts = {
         "budget_seconds": clock.budget,
         "encoding_seconds": round(encoding, 3),
-        "total_seconds": round(clock.budget - clock.left(), 3),
+        "total_seconds": round(clock.spent(), 3),
         "measured_on": tries.kind,
         "images": {"learned from": len(bench.fit), **sizes},
         "seed": seed,
@@ -235,9 +234,9 @@ def pick(
         note(f"report in {output}: pick.md", quiet=quiet)
     for text in notes:
         warn(text, quiet=quiet)
-    _print(found, format)
+    print_records(found, format)
     if not quiet:
-        _tell(said, lines, typed.exact, facts)
+        tell_reasons(said, lines, typed.exact, facts)
 
 
 def seconds_of(text: str) -> float:
@@ -334,76 +333,3 @@ def _lists(
     return replace(
         typed, fit=[str(paths["fit"])], held=[str(paths["held"])], others=values, exact=True
     )
-
-
-def _print(found: Sequence[Mapping[str, Any]], format: opt.Format | None) -> None:
-    chosen = format or (opt.Format.table if sys.stdout.isatty() else opt.Format.jsonl)
-    if chosen is opt.Format.jsonl:
-        for one in found:
-            sys.stdout.write(json.dumps(one) + "\n")
-    elif chosen is opt.Format.csv:
-        import csv
-
-        writer = csv.DictWriter(sys.stdout, list(found[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
-    else:
-        _print_table(found)
-    sys.stdout.flush()
-
-
-def _print_table(found: Sequence[Mapping[str, Any]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("method", no_wrap=True)
-    table.add_column("AUROC [95 %]", justify="right", no_wrap=True)
-    table.add_column("ID\nacc.", justify="right", no_wrap=True)
-    table.add_column("fit", justify="right", no_wrap=True)
-    table.add_column("score", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    skipped = [one for one in found if one["status"] == "skipped"]
-    for one in found:
-        if one["status"] == "skipped":
-            continue
-        auroc = accuracy = "-"
-        if one["auroc"] is not None:
-            low, high = 100 * one["auroc_ci_low"], 100 * one["auroc_ci_high"]
-            auroc = f"{100 * one['auroc']:.1f} \\[{low:.1f}, {high:.1f}]"
-        if one["id_accuracy"] is not None:
-            accuracy = f"{one['id_accuracy']:.1%}"
-        table.add_row(
-            *(one["method"], auroc, accuracy, f"{one['fit_seconds']:.2f} s"),
-            *(f"{one['score_microseconds']:.0f} µs", one["status"]),
-            style="bold" if one["status"] == "recommended" else None,
-        )
-    shown = Console(highlight=False)
-    shown.print(table)
-    if skipped:
-        by_reason: dict[str, list[str]] = {}
-        for one in skipped:
-            by_reason.setdefault(one["reason"], []).append(one["method"])
-        shown.print("Not tried:", markup=False)
-        for reason, names in by_reason.items():
-            shown.print(f"  {', '.join(names)}: {reason}", markup=False)
-
-
-def _tell(said: Sequence[str], lines: Sequence[str], exact: bool, facts: Mapping[str, Any]) -> None:
-    to = console()
-    to.print()
-    to.print(" ".join(said), markup=False, soft_wrap=False)
-    to.print(
-        f"It took {facts['total_seconds']:.0f} s of {facts['budget_seconds']:.0f}, "
-        f"{facts['encoding_seconds']:.0f} s of them to read and encode images.",
-        markup=False,
-    )
-    to.print(
-        "\nTo make it" + (", with the same figures:" if exact else
-        " of all your images (calibrate a method that learned on others; -o FOLDER keeps the two "
-        "halves apart):"),
-        markup=False,
-    )  # fmt: skip
-    for line in lines:
-        to.print(f"  {line}", markup=False)

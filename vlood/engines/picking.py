@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ from vlood.engines.detectors import fit_all
 from vlood.engines.few_shot import fit_from_images
 from vlood.engines.mining import Encoder
 from vlood.engines.negatives import NegativesChoice
+from vlood.engines.picking_sets import Clock, Pool
 from vlood.engines.scoring import needs_local
 from vlood.engines.text_side import TextSide
 from vlood.errors import VloodError
@@ -28,51 +29,6 @@ if TYPE_CHECKING:
 
 LEAST_A_CLASS = 2
 _SCORED_ROWS = 4096
-
-
-@dataclass(frozen=True, eq=False)
-class Pool:
-    """The images of a set, encoded.
-
-    Attributes:
-        features: float32 [N, D], not normalised.
-        labels: int64 [N], classes; -1 where none is known.
-        ids: N paths or row numbers.
-    """
-
-    features: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    ids: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def rows(self, chosen: NDArray[np.int64]) -> Pool:
-        """Return some of its rows."""
-        return Pool(
-            self.features[chosen],
-            self.labels[chosen],
-            tuple(self.ids[row] for row in chosen.tolist()),
-        )
-
-
-@dataclass(frozen=True)
-class Clock:
-    """The time there is.
-
-    Attributes:
-        budget: seconds.
-        now: tells the time.
-        began: when it was started.
-    """
-
-    budget: float
-    now: Callable[[], float] = time.monotonic
-    began: float = field(default_factory=time.monotonic)
-
-    def left(self) -> float:
-        """Return the seconds that are left, 0 at least."""
-        return max(0.0, self.budget - (self.now() - self.began))
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,22 +103,6 @@ class Bench:
 def class_counts(labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
     """Return how many images each of K classes has, int64 [K]."""
     return np.bincount(labels[labels >= 0], minlength=classes).astype(np.int64)
-
-
-def halves(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split rows into those to learn from and those to measure on: half of each class each.
-
-    Of an odd number the larger part is measured on, and so is what has no label (-1).
-    """
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(labels))
-    fit: list[int] = []
-    for one in np.unique(labels[labels >= 0]):
-        own = order[labels[order] == one]
-        fit += own[: len(own) // 2].tolist()
-    chosen = np.zeros(len(labels), bool)
-    chosen[fit] = True
-    return np.flatnonzero(chosen), np.flatnonzero(~chosen)
 
 
 def level_of(method: Method) -> int:

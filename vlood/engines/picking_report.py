@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from vlood.engines.picking import Pool, Tries
+from vlood.engines.picking import Tries
+from vlood.engines.picking_sets import Pool
 from vlood.evaluation.choosing import LEFT_OUT, NOTHING, OOD_SETS, Choice
 from vlood.evaluation.cleaning.keep_lists import list_bytes
 from vlood.evaluation.report_files import printable, write_file
@@ -117,11 +118,16 @@ def reasons(tries: Tries, choice: Choice, images: Mapping[str, int], margin: flo
             "told apart from it none is simpler."
         )
     else:
+        behind = choice.behind[chosen]
+        why = (
+            "an interval that reaches zero"
+            if behind.low <= 0
+            else f"no more than the {100 * margin:g} points that are not worth it"
+        )
         said.append(
             f"{best} has the highest AUROC, {_percent(top)}, but {chosen}, {_percent(own)}, is "
-            f"the simpler one (it needs {asks}), and not told apart from it: on the same images it "
-            f"lies {_percent(choice.behind[chosen])} behind, which reaches zero or is not above "
-            f"the {100 * margin:g} that count for nothing."
+            f"the simpler one (it needs {asks}): on the same images it lies {_percent(behind)} "
+            f"points behind, {why}."
         )
     worse = len(tries.tried) - len(choice.tied)
     said.append(

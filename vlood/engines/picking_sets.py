@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vlood.engines.evaluating.collecting import collect
 from vlood.engines.evaluating.sets import EvalSet, SetImages
-from vlood.engines.picking import Clock, Pool
 from vlood.engines.scoring import ScoredBatch, score_embeddings, score_images
 from vlood.errors import UsageError
 from vlood.images.item import ImageItem
@@ -21,6 +22,55 @@ if TYPE_CHECKING:
     from vlood.features.stream import StreamSettings
 
 _ENCODING_SHARE = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """The images of a set, encoded.
+
+    Attributes:
+        features: float32 [N, D], not normalised.
+        labels: int64 [N], classes; -1 where none is known.
+        ids: N paths or row numbers.
+    """
+
+    features: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, chosen: NDArray[np.int64]) -> Pool:
+        """Return some of its rows."""
+        return Pool(
+            self.features[chosen],
+            self.labels[chosen],
+            tuple(self.ids[row] for row in chosen.tolist()),
+        )
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The time there is.
+
+    Attributes:
+        budget: seconds.
+        now: tells the time.
+        began: when it was started.
+    """
+
+    budget: float
+    now: Callable[[], float] = time.monotonic
+    began: float = field(default_factory=time.monotonic)
+
+    def spent(self) -> float:
+        """Return the seconds since the start."""
+        return self.now() - self.began
+
+    def left(self) -> float:
+        """Return the seconds that are left, 0 at least."""
+        return max(0.0, self.budget - self.spent())
 
 
 @dataclass(frozen=True)
@@ -54,7 +104,7 @@ def gather(
 ) -> Gathered:
     """Encode at most ``most`` images of each set, drawn by ``seed``, in half of the time left.
 
-    Images with the same contents are taken once; those that are ID are no OOD images.
+    Images with the same contents are taken once, from the first set that has them, the ID set.
 
     Raises:
         UsageError: none of a set's images could be read, or too few to measure with.
@@ -91,7 +141,8 @@ def gather(
             why = "the time for encoding was over" if drawn.stopped else f"--images {most:,}"
             notes.append(f"{drawn.taken:,} of the {count:,} images of {one.name} were used ({why})")
         if found.images.unreadable:
-            notes.append(f"{len(found.images.unreadable):,} images of {one.name} could not be read")
+            damaged = len(found.images.unreadable)
+            notes.append(f"{_images(damaged)} of {one.name} could not be read")
         # In the order of their names, whatever the order they were drawn in.
         order = sorted(range(len(found.images)), key=lambda row: str(found.images.paths[row]))
         kept, twice = [], 0
@@ -102,8 +153,9 @@ def gather(
                 kept.append(row)
             seen.add(digest)
         if twice:
-            where = "twice" if one is sets[0] else "ID images too, or twice,"
-            notes.append(f"{twice:,} images of {one.name} are there {where} and were left out")
+            notes.append(
+                f"{_images(twice)} of {one.name} left out: this set or an earlier one has the same"
+            )
         if len(kept) < 2:
             raise UsageError(f"{one.name} has {len(kept)} different images; give two or more")
         rows = np.array(kept, np.int64)
@@ -112,6 +164,26 @@ def gather(
         pools[one.name] = Pool(found.features[rows], labels, paths)
         images[one.name] = _rows_of(found.images, kept)
     return Gathered(pools, images, notes, encoded)
+
+
+def halves(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split rows into those to learn from and those to measure on: half of each class each.
+
+    Of an odd number the larger part is measured on, and so is what has no label (-1).
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(labels))
+    fit: list[int] = []
+    for one in np.unique(labels[labels >= 0]):
+        own = order[labels[order] == one]
+        fit += own[: len(own) // 2].tolist()
+    chosen = np.zeros(len(labels), bool)
+    chosen[fit] = True
+    return np.flatnonzero(chosen), np.flatnonzero(~chosen)
+
+
+def _images(count: int) -> str:
+    return f"{count:,} {'image' if count == 1 else 'images'}"
 
 
 def _rows_of(images: SetImages, kept: Sequence[int]) -> SetImages:
