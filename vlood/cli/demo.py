@@ -238,11 +238,12 @@ def _table(records: Sequence[dict[str, Any]]) -> Table:
     sets = list(dict.fromkeys(record["ood"] for record in records))
     table = Table(
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),  # as wide as 80 columns allow
         caption="Percent. [ ] 95 % interval. let through: pictures of other things that the "
         "detector's own threshold accepts.",
         caption_justify="left",
     )
-    table.add_column("detector")
+    table.add_column("detector", no_wrap=True)
     for name in sets:
         table.add_column(f"AUROC\n{name}", justify="right", no_wrap=True)
         table.add_column("let\nthrough", justify="right", no_wrap=True)
