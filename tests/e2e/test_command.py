@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,14 +45,33 @@ def test_gl_mcm_needs_the_images_regions(vlood: Vlood, pictures: Path, tmp_path:
     assert vlood("score", tmp_path / "s", *BUNDLED, "--method", "gl-mcm").code == 0
 
 
-def test_the_demo_runs_from_end_to_end(installed: Vlood, vlood: Vlood, tmp_path: Path) -> None:
-    done = installed("demo", "-o", tmp_path / "demo")
+def test_the_demo_tells_the_whole_story(vlood: Vlood, tmp_path: Path) -> None:
+    done = vlood("demo", "--quick", "-o", "demo", cwd=tmp_path, limit=240)
     assert done.code == 0, done.err
-    assert "called OOD" in done.out
-    for name in ("contact-sheet.png", "records.jsonl", "report/results.json", "report/roc-mcm.png"):
-        assert (tmp_path / "demo" / name).stat().st_size > 0
-    report = vlood("show", tmp_path / "demo" / "report")
-    assert {row["group"] for row in report.records} == {"near", "far"}
+    assert {row["group"] for row in done.records} == {"near", "far"}
+    assert {row["detector"] for row in done.records} == {"mcm", "energy", "neglabel", "lapt"}
+    demo = tmp_path / "demo"
+    for name in ("report/report.html", "lapt.safetensors", "explained.jsonl", "world/near"):
+        assert (demo / name).exists()
+    assert list((demo / "maps").iterdir())
+
+    # The story says what commands.sh holds, and the commands do what the demo did.
+    typed = [shlex.split(line) for line in (demo / "commands.sh").read_text().splitlines()]
+    commands = [words[1:] for words in typed if words[:1] == ["vlood"]]
+    assert all(f"  $ {shlex.join(['vlood', *words])}\n" in done.err for words in commands)
+    score = next(words for words in commands if words[0] == "score")
+    again = vlood(*score[:-2], cwd=tmp_path)
+    assert again.out == (demo / "scores.jsonl").read_text()
+    evaluate = next(words for words in commands if words[0] == "eval")
+    assert evaluate[-2] == "-o"
+    assert vlood(*evaluate[:-2], cwd=tmp_path).out == done.out
+
+    # Another demo replaces it, and nothing but a demo.
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "photo.png").write_bytes(b"mine")
+    refused = vlood("demo", "-o", "mine", cwd=tmp_path)
+    assert "holds something else than an earlier demo" in refused.sentence(2)
+    assert (tmp_path / "mine" / "photo.png").exists()
 
 
 def test_doctor_finds_the_bundled_model(installed: Vlood) -> None:

@@ -13,8 +13,8 @@ import pytest
 from .conftest import Vlood
 
 COMMANDS = (
-    *("score", "embed", "mine", "negatives", "corpora", "tune", "calibrate", "eval", "bench"),
-    *("clean", "collect", "import", "export", "apply"),
+    *("score", "embed", "mine", "negatives", "corpora", "tune", "calibrate", "eval", "pick"),
+    *("bench", "clean", "collect", "import", "export", "apply"),
     *("methods", "models", "show", "doctor", "demo"),
 )
 OF_COMMANDS = (

@@ -25,6 +25,7 @@ from vlood.cli import (
     listing,
     mine,
     negatives,
+    pick,
     score,
     show,
     tune,
@@ -73,6 +74,7 @@ app.command(rich_help_panel="Tune")(collect.collect)
 app.command(rich_help_panel="Tune")(tune.tune)
 app.command(rich_help_panel="Tune")(calibrate.calibrate)
 app.command("eval", rich_help_panel="Evaluate")(evaluate.evaluate)
+app.command(rich_help_panel="Evaluate")(pick.pick)
 app.command(rich_help_panel="Evaluate")(bench.bench)
 app.command(rich_help_panel="Evaluate")(diagnose.diagnose)
 app.command(rich_help_panel="Evaluate")(clean.clean)

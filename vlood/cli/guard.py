@@ -7,6 +7,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import NoReturn, TypeVar
 
 import typer
@@ -21,18 +22,23 @@ FAILED = 1
 SOME_UNREADABLE = 3
 OOD_FOUND = 4
 
+# A command that runs others, as the demo does, cleans up after them before it says what went wrong.
+_running: ContextVar[bool] = ContextVar("running", default=False)
+
 
 def guarded(command: Command) -> Command:
     """Run a command so that no mistake of the user's ends in a traceback.
 
-    ``VLOOD_DEBUG=1`` lets every error through.
+    ``VLOOD_DEBUG=1`` lets every error through, and so does a command run by another one, which
+    catches it.
     """
 
     @functools.wraps(command)
     def run(*arguments: object, **options: object) -> None:
-        if os.environ.get("VLOOD_DEBUG") == "1":
+        if _running.get() or os.environ.get("VLOOD_DEBUG") == "1":
             command(*arguments, **options)
             return
+        mark = _running.set(True)
         try:
             command(*arguments, **options)
             sys.stdout.flush()
@@ -61,6 +67,8 @@ def guarded(command: Command) -> Command:
                 "VLOOD_DEBUG=1 and report what that shows"
             )
             leave(FAILED)
+        finally:
+            _running.reset(mark)
 
     return run  # type: ignore[return-value]
 

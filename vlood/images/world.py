@@ -204,12 +204,19 @@ class WorldImage:
         return Path(self.split) / label / f"{self.index:04d}.png"
 
 
-_SPLIT_SEEDS = {"id/train": 1, "id/test": 2, "near": 3, "far": 4, "shifted": 5}
+_SPLIT_SEEDS = {
+    "id/train": 1,
+    "id/test": 2,
+    "near": 3,
+    "far": 4,
+    "shifted": 5,
+    "id/calibration": 6,
+}
 _DIFFICULTY = 0.5
 
 
 def id_images(split: str, per_class: int, seed: int = 0) -> Iterator[WorldImage]:
-    """Yield ID pictures of ``split`` ("train" or "test"), ``per_class`` of each class."""
+    """Yield ID pictures of ``split`` (train, test or calibration), ``per_class`` of each class."""
     yield from _pictures(f"id/{split}", id_pictograms(), per_class, seed)
 
 
