@@ -34,7 +34,9 @@ def command_pages() -> dict[str, str]:
     return pages
 
 
-def walk(command: Any, words: tuple[str, ...] = ("vlood",)) -> Iterator[tuple[tuple[str, ...], Any]]:
+def walk(
+    command: Any, words: tuple[str, ...] = ("vlood",)
+) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield every command that does something, with the words that name it, in the app's order."""
     children = getattr(command, "commands", None)
     if children is None:

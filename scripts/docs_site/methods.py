@@ -141,7 +141,7 @@ def _facts(method: Method) -> str:
         ("`--method`", f"`{method.name}`"),
         ("Score", escaped(record.score_note)),
         ("Needs", "; ".join(_NEEDS.get(each, each) for each in record.needs)),
-        ("Learns", f"yes, with [`vlood tune`](../commands/tune.md)" if record.trains else "no"),
+        ("Learns", "yes, with [`vlood tune`](../commands/tune.md)" if record.trains else "no"),
     ]
     if record.stream:
         rows.append((record.stream.capitalize(), _STREAMS[record.stream]))

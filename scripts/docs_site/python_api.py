@@ -21,8 +21,8 @@ ROOMS = {
 
 _START = """# Python
 
-Everything the command line does is a few calls of the library. `import vlood` costs nothing: each name is loaded when
-it is first used.
+Everything the command line does is a few calls of the library. `import vlood` costs nothing: each
+name is loaded when it is first used.
 
 ```python
 import vlood
@@ -48,8 +48,8 @@ for batch in vlood.score_images(
     print(batch.ids, batch.scores[0].score)
 ```
 
-Scores are oriented: **higher = more in-distribution**. What a user can get wrong raises `vlood.UsageError`, one sentence
-that says what to do.
+Scores are oriented: **higher = more in-distribution**. What a user can get wrong raises
+`vlood.UsageError`, one sentence that says what to do.
 """
 
 

@@ -14,12 +14,14 @@ from vlood.cli import (
     calibrate,
     clean,
     collect,
+    completion,
     corpora,
     demo,
     doctor,
     embed,
     evaluate,
     export,
+    help_,
     import_,
     listing,
     mine,
@@ -80,6 +82,8 @@ app.command(rich_help_panel="Share")(apply.apply)
 app.command(rich_help_panel="Look")(listing.methods)
 app.command(rich_help_panel="Look")(listing.models)
 app.command(rich_help_panel="Look")(show.show)
+app.command("help", rich_help_panel="Look")(help_.help_)
 app.command(rich_help_panel="Look")(doctor.doctor)
 app.command(rich_help_panel="Look")(demo.demo)
 app.add_typer(cache.app, name="cache", rich_help_panel="Look")
+completion.attach(app)
