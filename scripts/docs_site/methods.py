@@ -103,7 +103,7 @@ def method_page(method: Method) -> str:
     if picture.exists():
         parts.append(
             f"![Where on the sphere of embeddings {record.title} scores high]"
-            f"(pictures/{picture.name}){{ .sphere width=480 }}\n\n"
+            f"(pictures/{picture.name}){{ .sphere width=240 }}\n\n"
             "Its score on a sphere of three-dimensional embeddings: yellow is in-distribution. "
             "[How to read it](index.md#the-pictures).\n{ .caption }"
         )
