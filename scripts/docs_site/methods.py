@@ -152,7 +152,7 @@ def _facts(method: Method) -> str:
         ("Reference code", escaped(record.licence)),
     ]
     body = "\n".join(f"| {name} | {value} |" for name, value in rows if value != "-")
-    return f"| | |\n|---|---|\n{body}\n{{ .facts }}"
+    return f"| | |\n|---|---|\n{body}"
 
 
 def _commands(method: Method) -> str:

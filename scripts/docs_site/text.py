@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import re
 
 _EXAMPLES = re.compile(r"^Examples?:\s*$", re.MULTILINE)
-_SPECIAL = re.compile(r"([\\*_\[\]<>|#])")
+_SPECIAL = re.compile(r"([\\*_\[\]|#])")
 
 
 def escaped(text: str) -> str:
@@ -17,10 +18,14 @@ def escaped(text: str) -> str:
     parts = re.split(r"(`[^`]+`)", text)
     for place in range(0, len(parts), 2):
         found = re.split(r"((?<![\w-])--?[a-z][\w-]*(?:=\S*[\w})])?)", parts[place])
-        found[0::2] = [_SPECIAL.sub(r"\\\1", each) for each in found[0::2]]
+        found[0::2] = [_plain(each) for each in found[0::2]]
         found[1::2] = [f"`{each}`" for each in found[1::2]]
         parts[place] = "".join(found)
     return "".join(parts)
+
+
+def _plain(text: str) -> str:
+    return _SPECIAL.sub(r"\\\1", html.escape(text, quote=False))
 
 
 def body_and_examples(help_text: str) -> tuple[str, list[str]]:
