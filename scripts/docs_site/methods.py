@@ -74,7 +74,7 @@ def nav() -> list[Any]:
         *(
             {
                 FAMILIES[name]: [
-                    f"{FOLDER}/family-{name}.md",
+                    {"Overview": f"{FOLDER}/family-{name}.md"},
                     *({each.record.title: f"{FOLDER}/{each.name}.md"} for each in methods),
                 ]
             }

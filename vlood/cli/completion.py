@@ -154,34 +154,41 @@ def open_clip_models() -> Iterator[str]:
         body = ast.parse(source).body
     except (ImportError, OSError, SyntaxError, ValueError):
         return
-    tags: dict[str, list[str]] = {}
+    tags: dict[str, dict[str, bool]] = {}
     table: ast.Dict | None = None
     for line in body:
-        if not (isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)):
+        if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
+            name = line.targets[0].id
+            if name == "_PRETRAINED" and isinstance(line.value, ast.Dict):
+                table = line.value
+            else:
+                tags[name] = _tags_of(line.value)
+    quick = []
+    for key, value in () if table is None else zip(table.keys, table.values, strict=True):
+        if not isinstance(key, ast.Constant):
             continue
-        name, value = line.targets[0].id, line.value
-        if name == "_PRETRAINED" and isinstance(value, ast.Dict):
-            table = value
-        elif isinstance(value, ast.Call):
-            tags[name] = [each.arg for each in value.keywords if each.arg]
-        elif isinstance(value, ast.Dict):
-            tags[name] = [str(key.value) for key in value.keys if isinstance(key, ast.Constant)]
-    if table is None:
-        return
-    for key, value in zip(table.keys, table.values, strict=True):
-        if isinstance(key, ast.Constant):
-            names = _tags_of(value, tags)
-            yield from (f"{key.value!s}:{tag}" for tag in names)
+        known = tags.get(value.id, {}) if isinstance(value, ast.Name) else _tags_of(value)
+        yield from (f"{key.value!s}:{tag}" for tag in known)
+        quick += [f"{key.value!s}-quickgelu:{tag}" for tag, is_quick in known.items() if is_quick]
+    # As open_clip adds them: after all others, those that have them.
+    yield from quick
 
 
-def _tags_of(value: ast.expr, tags: dict[str, list[str]]) -> list[str]:
-    if isinstance(value, ast.Name):
-        return tags.get(value.id, [])
+def _tags_of(value: ast.expr) -> dict[str, bool]:
+    """Return the tags of a `dict(...)` or `{...}`, and which were trained with QuickGELU."""
     if isinstance(value, ast.Call):
-        return [each.arg for each in value.keywords if each.arg]
+        return {each.arg: _is_quick(each.value) for each in value.keywords if each.arg}
     if isinstance(value, ast.Dict):
-        return [str(key.value) for key in value.keys if isinstance(key, ast.Constant)]
-    return []
+        pairs = zip(value.keys, value.values, strict=True)
+        return {str(k.value): _is_quick(v) for k, v in pairs if isinstance(k, ast.Constant)}
+    return {}
+
+
+def _is_quick(value: ast.expr) -> bool:
+    return isinstance(value, ast.Call) and any(
+        each.arg == "quick_gelu" and isinstance(each.value, ast.Constant) and bool(each.value.value)
+        for each in value.keywords
+    )
 
 
 def _words() -> list[str]:
