@@ -26,6 +26,7 @@ FAMILIES = {
     "neighbours": "Distances and densities",
     "probes": "Probes on embeddings",
     "prompts": "Learned prompts and towers",
+    "ensembles": "Several detectors",
 }
 _NEEDS = {
     "classes": "class names",
@@ -35,6 +36,9 @@ _NEEDS = {
     "images": "labelled images, or their embeddings",
     "captioned-images": "images with captions, or with labels",
     "text-tower": "the text tower, while it is tuned",
+    "detectors": "saved detectors",
+    "layers": "embeddings of every layer of the tower",
+    "pixels": "the pixels of the training images",
     "view-regions": "regional embeddings of augmented views, while it is tuned",
 }
 _STREAMS = {
@@ -48,6 +52,8 @@ def family(method: Method) -> str:
     needs = set(method.record.needs)
     if method.record.stream:
         return "test-time"
+    if "detectors" in needs:
+        return "ensembles"
     if "text-tower" in needs:
         return "prompts"
     if "images" in needs or "captioned-images" in needs or method.record.trains:
