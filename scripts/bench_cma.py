@@ -57,6 +57,8 @@ def run(form: str, classes: int, batch: int, device: str) -> dict[str, Any]:
     import open_clip
     import torch
     from torch import Tensor
+
+    from vlood.backbone.text import CausalTextTower
     from vlood.methods.cma_training import (
         Objective,
         UniqueTexts,
@@ -66,8 +68,6 @@ def run(form: str, classes: int, batch: int, device: str) -> dict[str, Any]:
         plain_step,
         text_span,
     )
-
-    from vlood.backbone.text import CausalTextTower
 
     if device == "cpu":
         # Processor time of one thread does not count another's waiting.

@@ -101,6 +101,18 @@ class ForkServer:
             raise subprocess.TimeoutExpired(["vlood", *arguments], limit, *read.values())
         return code, read[out_read], read[err_read]
 
+    def forward(self, request: bytes, streams: Sequence[int]) -> int:
+        """Run a command on streams that are given, to its end; return its exit code.
+
+        The request is JSON: ``arguments``, ``cwd`` and ``environment``.
+        """
+        with self._turn:
+            socket.send_fds(self._ours, [request], list(streams))
+            for stream in streams:
+                os.close(stream)
+            self._ours.recv(100)
+            return int(self._ours.recv(100))
+
     def close(self) -> None:
         """End the server."""
         self._ours.close()

@@ -14,6 +14,7 @@ from vlood.cli import (
     calibrate,
     clean,
     collect,
+    completion,
     corpora,
     demo,
     diagnose,
@@ -21,6 +22,7 @@ from vlood.cli import (
     embed,
     evaluate,
     export,
+    help_,
     import_,
     listing,
     mine,
@@ -84,6 +86,8 @@ app.command(rich_help_panel="Share")(apply.apply)
 app.command(rich_help_panel="Look")(listing.methods)
 app.command(rich_help_panel="Look")(listing.models)
 app.command(rich_help_panel="Look")(show.show)
+app.command("help", rich_help_panel="Look")(help_.help_)
 app.command(rich_help_panel="Look")(doctor.doctor)
 app.command(rich_help_panel="Look")(demo.demo)
 app.add_typer(cache.app, name="cache", rich_help_panel="Look")
+completion.attach(app)

@@ -1,0 +1,1 @@
+"""What the documentation shows of the code: pages made from commands, methods and docstrings."""
