@@ -171,6 +171,11 @@ def _commands(method: Method) -> str:
     else:
         train = ""
     bank = "--negatives bank " if "negatives" in needs else ""
+    if "detectors" in needs:
+        return (
+            f"vlood tune {name} my-regions my-neighbours --id known-good/ -o together\n"
+            "vlood score photos/ --detector together"
+        )
     if method.record.trains:
         return (
             f"vlood tune {name} --classes classes.txt {bank}{train}-o my-detector\n"

@@ -93,7 +93,7 @@ def test_every_option_has_an_example() -> None:
             flags = {*each.opts, *each.secondary_opts}
             if each.param_type_name == "option" and not flags & (shown | WITHOUT_EXAMPLE):
                 lacking.setdefault(max(flags, key=len), name)
-    assert not lacking, lacking
+    assert not lacking, sorted(lacking.items())
 
 
 def test_every_command_runs_in_an_example_or_a_test() -> None:
