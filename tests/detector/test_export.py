@@ -759,7 +759,9 @@ def test_a_card_beside_is_not_overwritten_unasked(folder: Path, tmp_path: Path) 
     assert (tmp_path / "d.safetensors.md").read_text() != "mine"
 
 
-@pytest.mark.parametrize("format", [name for name in FORMATS if name not in ("coop", "peft")])
+@pytest.mark.parametrize(
+    "format", [name for name in FORMATS if name not in ("coop", "peft", "open-clip")]
+)
 def test_a_disk_that_refuses_is_a_sentence_and_leaves_nothing(
     format: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,7 +163,7 @@ def test_ctrl_c_keeps_the_run_and_resume_ends_it(
 def test_from_class_names_and_a_pool_to_a_detector(many: Many, tmp_path: Path) -> None:
     draw(tmp_path)
     terms = tmp_path / "terms.txt"
-    terms.write_text("star\nuniform noise\nletter\n")
+    terms.write_text("star\nuniform noise\nanchor\n")
     negatives = ("--negatives", "bank")
     lapt = ("tune", "lapt", *MODEL, *negatives, "--train", "found/collected.txt", "--seed", "3")
     lapt = (*lapt, "--set", "preset=lapt-released", "--set", "epochs=2")

@@ -95,7 +95,7 @@ def test_training_lowers_the_loss_and_goes_through_a_folder(
     assert len(reports) == 20 * 2
     assert set(reports[0].parts) == {"positive", "negative", "diversity"}
     assert reports[-1].loss < 0.85 * reports[0].loss
-    assert reports[-1].parts["negative"] < 0.3 * reports[0].parts["negative"]
+    assert reports[-1].parts["negative"] < 0.5 * reports[0].parts["negative"]
     learned = fitted.learned
     assert learned is not None
     assert learned.arrays["local_ctx"].shape == (3, 4, 64)

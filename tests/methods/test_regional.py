@@ -34,6 +34,10 @@ IMAGES = ImageFeatures(normal(N, D, seed=0) * 3, normal(N, R, D, seed=1) * 2, (R
 CLASSES = ClassFeatures.of(list(NAMES), normal(K, D, seed=2))
 TRAINING = LabelledFeatures(normal(8 * K, D, seed=11) * 3, np.arange(8 * K) % K)
 NEGATIVES = NegativeFeatures.of([f"n{row}" for row in range(M)], normal(M, D, seed=3))
+# Labels from K on are those of negatives.
+WITH_MADE = LabelledFeatures(
+    np.concatenate([TRAINING.raw, normal(2, D, seed=13)]), np.append(TRAINING.labels, [K, K + 1])
+)
 
 
 def detector(method: str, classes: ClassFeatures = CLASSES, **values: Any) -> Detector:
@@ -53,8 +57,10 @@ def detector(method: str, classes: ClassFeatures = CLASSES, **values: Any) -> De
     elif method == "mixoe":
         tensors = {"weight": normal(K, D, seed=5), "bias": normal(K, seed=6)}
     elif found.learns:
-        layers = {"layers": (D,)} if "layers" in found.record.needs else {}
-        return found.fit(classes, settings, SCALE, images=TRAINING, **layers)
+        beside: dict[str, Any] = {"layers": (D,), "negatives": NEGATIVES}
+        needs = {name: beside[name] for name in found.record.needs if name in beside}
+        images = WITH_MADE if method == "synood" else TRAINING
+        return found.fit(classes, settings, SCALE, images=images, **needs)
     else:
         given: dict[str, Any] = {"negatives": NEGATIVES, "noise": normal(9, D, seed=10)}
         needs = {name: given[name] for name in found.record.needs if name in given}

@@ -227,7 +227,7 @@ def test_a_gradient_beyond_half_precision_skips_its_step() -> None:
         ({"momentum": 0.0, "nesterov": True}, "nesterov needs"),
         ({"clip": -1.0}, "clip is -1.0"),
         ({"eps": 0.0}, "eps is 0.0"),
-        ({"optimizer": "lion"}, "optimizer is 'lion'; expected one of sgd, adamw"),
+        ({"optimizer": "lion"}, "optimizer is 'lion'; expected one of sgd, adam, adamw"),
         ({"precision": "fp8"}, "precision is 'fp8'"),
     ],
 )

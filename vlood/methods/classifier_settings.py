@@ -14,7 +14,7 @@ from vlood.methods.contract import (
     setting,
 )
 from vlood.training.schedules import Schedule
-from vlood.training.settings import OPTIMIZERS, PRECISIONS, LoopSettings
+from vlood.training.settings import PRECISIONS, LoopSettings
 
 NAME = "classifier"
 OURS = "vlood"
@@ -98,7 +98,7 @@ class ClassifierSettings:
     )
 
     def __post_init__(self) -> None:
-        check_choice(NAME, "optimizer", self.optimizer, OPTIMIZERS)
+        check_choice(NAME, "optimizer", self.optimizer, tuple(_RATES))
         check_choice(NAME, "precision", self.precision, PRECISIONS)
         check_choice(NAME, "interpolation", self.interpolation, ("bilinear", "bicubic"))
         check_choice(NAME, "normalisation", self.normalisation, ("auto", *MEANS))

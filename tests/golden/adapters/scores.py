@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlood.backbone.image_features import ImageFeatures
-from vlood.methods import gl_mcm, logits, registry
+from vlood.methods import gen, gl_mcm, logits, registry
 from vlood.methods.contract import make_settings
 from vlood.prompts.templates import ClassFeatures
 
@@ -53,6 +53,9 @@ def logit_scores(inputs: Arrays, params: Params) -> Arrays:
         "openood_msp": msp,
         "openood_pred": given.argmax(axis=1),
         "openood_mls": largest,
+        "openood_gen": -gen.generalised_entropy(
+            logits.softmax(given), params["gamma"], params["M"]
+        ),
         "openood_ebo": logits.free_energy(given, T),
         "openoodvlm_mcm": logits.max_probability(given / T),
         "pytorchood_msp": -logits.max_probability(given / T),
@@ -96,5 +99,4 @@ NOT_OFFERED = {
         "mcm_scores",
         "var",
     ): "the variance over classes is an ablation of the MCM repository, no method",
-    ("logit_scores", "openood_gen"): "GEN is not part of this version",
 }
