@@ -68,7 +68,7 @@ def test_saved_detectors_become_one(many: Many, tiny: str, tmp_path: Path) -> No
         "two or more",
         "is not calibrated",
         "is not a detector's folder",
-        "takes no folders of detectors",
+        "belongs to no option",
         "is an ensemble, several detectors",
         "is an ensemble",
         "vlood tune ensemble",

@@ -78,8 +78,9 @@ class EnsembleOptions:
                 )
         if self.folders:
             raise UsageError(
-                f"tune {method}: takes no folders of detectors ({self.folders[0]}); they are what "
-                "`vlood tune ensemble` combines"
+                f"tune {method}: {self.folders[0]} belongs to no option; an option takes one value "
+                "and is repeated for more (--train A --train B), and only `vlood tune ensemble` "
+                "takes folders of detectors"
             )
 
 
