@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.checkpoint import checkpoint
 
 from vlood.methods.cma_loss import WEIGHT, cma_loss
 
@@ -84,9 +83,6 @@ def fused_step(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Return the loss of a batch, every distinct text encoded once.
 
-    The texts' activations are not kept but made again in the backward pass, after those of the
-    images are gone: short texts are quickly encoded, and both never lie in memory together.
-
     Args:
         encode_images: the image tower.
         encode_texts: the text tower; give it tokens cut to their longest text.
@@ -99,9 +95,7 @@ def fused_step(
     Returns:
         The loss and its parts.
     """
-    # Texts first: what is encoded last goes backward first.
-    texts: torch.Tensor = checkpoint(encode_texts, tokens, use_reentrant=False)
-    return objective(encode_images(pixels), texts, own, logit_scale)
+    return objective(encode_images(pixels), encode_texts(tokens), own, logit_scale)
 
 
 def plain_step(
