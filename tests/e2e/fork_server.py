@@ -33,6 +33,7 @@ LONGEST_REQUEST = 1 << 20
 IMPORTED = (
     *("vlood.cli.app", "vlood.backbone.load", "vlood.detector.saved", "vlood.engines.detectors"),
     *("vlood.engines.scoring", "vlood.engines.mining", "PIL.Image"),
+    *("sklearn.linear_model", "accelerate", "timm", "peft"),
 )
 
 

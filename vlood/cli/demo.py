@@ -92,7 +92,7 @@ def demo(
     )
     # Libraries swallow an interrupt while they are imported, so that comes before the steps.
     with teller.waiting("starting"):
-        import open_clip  # noqa: F401
+        from vlood.backbone.library import open_clip  # noqa: F401
     with progress("drawing", size.pictures, quiet=quiet) as bar:
 
         def told() -> Iterator[Any]:
