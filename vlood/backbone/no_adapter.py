@@ -17,11 +17,11 @@ import torch
 
 from vlood.backbone.no_text import PROMPTS, no_name, plain_name
 from vlood.backbone.no_tower import NoTextTower
+from vlood.backbone.peft_adapters import ADAPTER_NAME, draw_start, injected, plain_config
 from vlood.errors import UsageError
 
 LAYERS = ["c_fc", "c_proj"]
 PARAMETERS = ["attn.in_proj_weight"]
-_NAME = "default"
 _PREFIX = "base_model.model."
 
 
@@ -44,14 +44,9 @@ def add_adapter(
     config = LoraConfig(
         r=rank, lora_alpha=alpha, target_modules=LAYERS, target_parameters=PARAMETERS
     )
-    _inject(tower, config)
-    for name, parameter in tower.side.named_parameters():
-        if ".lora_A." in name:
-            # kaiming_uniform with a = sqrt(5)
-            bound = 1 / float(np.sqrt(parameter.shape[1]))
-            drawn = random.uniform(-bound, bound, tuple(parameter.shape)).astype(np.float32)
-            parameter.data.copy_(torch.from_numpy(drawn))
-    return _plain(config.to_dict())
+    tower.adapted = injected(tower.side, config)
+    draw_start(tower.side.named_parameters(), random)
+    return plain_config(config.to_dict())
 
 
 def with_adapter(
@@ -73,7 +68,7 @@ def with_adapter(
     try:
         known = {name: config[name] for name in ("r", "lora_alpha")}
         targets = {name: config[name] for name in ("target_modules", "target_parameters")}
-        _inject(tower, LoraConfig(**known, **targets))
+        tower.adapted = injected(tower.side, LoraConfig(**known, **targets))
         with torch.no_grad():
             for name, parameter in tower.trainable().items():
                 own = peft_name(name)
@@ -103,24 +98,6 @@ def peft_name(name: str) -> str | None:
         name: of ``NoTextTower.trainable``.
     """
     plain = plain_name(name)
-    if plain is None or f".{_NAME}." not in plain:
+    if plain is None or f".{ADAPTER_NAME}." not in plain:
         return None
-    return _PREFIX + plain.replace(f".{_NAME}.", ".")
-
-
-def _inject(tower: NoTextTower, config: Any) -> None:
-    from peft import get_peft_model
-
-    # PEFT draws its matrices by the global generator, which is nobody's here.
-    with torch.random.fork_rng(devices=[]):
-        tower.adapted = get_peft_model(tower.side, config, adapter_name=_NAME)
-
-
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration as JSON can hold it."""
-    plain: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, (set, frozenset)):
-            value = sorted(value)
-        plain[name] = getattr(value, "value", value)
-    return plain
+    return _PREFIX + plain.replace(f".{ADAPTER_NAME}.", ".")

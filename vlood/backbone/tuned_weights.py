@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from vlood.backbone.backbone import Backbone
+from vlood.backbone.peft_adapters import ADAPTER_NAME, draw_start, injected, plain_config
 from vlood.backbone.tuned_folder import ADAPTER_SHAPE, TunedWeights
 from vlood.backbone.weights import weights_digest
 from vlood.errors import UsageError
@@ -29,7 +30,6 @@ MLP = r"(?:visual\.)?transformer\.resblocks\.\d+\.mlp\.c_(?:fc|proj)"
 CONVOLUTIONS = r"visual\.layer\d\.\d+\.conv[123]"
 ATTENTION = "attn.in_proj_weight"
 SCALE = "logit_scale"
-_NAME = "default"
 
 
 def trainable_names(module: Any, tuned: str) -> list[str]:
@@ -103,12 +103,7 @@ def add_adapter(module: Any, lora: LoraSettings, random: np.random.Generator) ->
             "target_parameters": parameters,
         },
     )
-    for name, parameter in module.named_parameters():
-        if ".lora_A." in name:
-            # kaiming_uniform with a = sqrt(5)
-            bound = 1 / float(np.sqrt(np.prod(parameter.shape[1:])))
-            drawn = random.uniform(-bound, bound, tuple(parameter.shape)).astype(np.float32)
-            parameter.data.copy_(torch.from_numpy(drawn))
+    draw_start(module.named_parameters(), random)
     return adapted
 
 
@@ -192,7 +187,7 @@ def trained_weights(
 
         state = get_peft_model_state_dict(adapted)
         arrays = {name: one.detach().cpu().float().numpy().copy() for name, one in state.items()}
-        config = _plain(adapted.peft_config[_NAME].to_dict())
+        config = plain_config(adapted.peft_config[ADAPTER_NAME].to_dict())
         return TunedWeights(arrays, {**config, "inference_mode": True})
     after = dict(module.named_parameters())
     return TunedWeights(
@@ -280,13 +275,12 @@ def merged_digest(backbone: Backbone) -> str:
 def _inject(module: Any, known: Mapping[str, Any]) -> Any:
     import warnings
 
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig
 
-    # PEFT draws its matrices by the global generator, which is nobody's here.
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return get_peft_model(module, LoraConfig(**known), adapter_name=_NAME)
+            return injected(module, LoraConfig(**known))
         except (ValueError, NotImplementedError, TypeError) as error:
             raise UsageError(
                 f"tune=lora: PEFT cannot put this adapter on the model "
@@ -298,13 +292,3 @@ def _of_another_model(what: str) -> UsageError:
     return UsageError(
         f"the tuned weights do not fit this model ({what}); use the model they were tuned on"
     )
-
-
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration as JSON can hold it."""
-    plain: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, (set, frozenset)):
-            value = sorted(value)
-        plain[name] = getattr(value, "value", value)
-    return plain
