@@ -28,10 +28,13 @@ from vlood.training.pretraining import (
     optimizers_of,
     prefetched,
     resume_state,
+    save_half,
     save_state,
     symmetric_loss,
+    take_step,
     text_features,
     tokenizer,
+    tokens_of,
 )
 
 FULL_VOCABULARY = 49408
@@ -76,9 +79,7 @@ class Vocabulary:
 
         Ids keep the order of the full vocabulary, so end-of-text stays the largest.
         """
-        tokens = tokenizer()(list(captions), context_length=CONTEXT_LENGTH)
-        tokens = tokens[:, : int(tokens.argmax(1).max()) + 1].contiguous()
-        return torch.searchsorted(torch.tensor(self.kept), tokens)
+        return torch.searchsorted(torch.tensor(self.kept), tokens_of(captions).contiguous())
 
 
 def train(
@@ -123,8 +124,6 @@ def _run(
     scaled = image_scaling(device)
     model.train()
     for step, batch in prefetched(pictures, settings, first):
-        for group in (group for one in optimizers for group in one.param_groups):
-            group["lr"] = learning_rate(step, settings)
         # On a CPU half precision makes the backward pass of so small a model slower, not faster.
         with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
             of_images = F.normalize(model.encode_image(scaled(batch.images)), dim=-1)
@@ -134,11 +133,7 @@ def _run(
                 [text_features(model, vocabulary.encode(group).to(device)) for group in texts]
             )
         loss = contrastive_loss(of_images.float(), of_texts.float(), model.logit_scale)
-        model.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
+        take_step(model, optimizers, loss, learning_rate(step, settings))
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
         if on_step is not None:
@@ -162,16 +157,13 @@ def export(model: Any, vocabulary: Vocabulary, settings: ContrastiveSettings, fo
 
     Rows of tokens that were never seen are zero: the model knows no other words, and says so.
     """
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    state = model.state_dict()
     width = settings.text["width"]
     embedding = torch.zeros(FULL_VOCABULARY, width)
-    embedding[torch.tensor(vocabulary.kept)] = state["token_embedding.weight"]
+    embedding[torch.tensor(vocabulary.kept)] = state["token_embedding.weight"].cpu()
     state["token_embedding.weight"] = embedding
-    half = {name: tensor.half().contiguous() for name, tensor in state.items()}
-    save_file(half, folder / "open_clip_model.safetensors")
+    save_half(state, folder)
     config = {
         "model_cfg": _model_config(settings, FULL_VOCABULARY),
         "preprocess_cfg": {

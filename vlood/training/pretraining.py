@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -71,6 +71,22 @@ def learning_rate(step: int, settings: RunSettings) -> float:
         return settings.learning_rate * (step + 1) / settings.warmup
     progress = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def take_step(
+    module: torch.nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    loss: torch.Tensor,
+    rate: float,
+) -> None:
+    """Follow a loss one step down at a rate, on gradients no longer than 1."""
+    for group in (group for one in optimizers for group in one.param_groups):
+        group["lr"] = rate
+    module.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
 
 
 def optimizers_of(model: Any, settings: RunSettings) -> list[torch.optim.Optimizer]:
@@ -175,6 +191,20 @@ def resume_state(
     for number, generator in enumerate(state["cuda_generators"]):
         torch.cuda.set_rng_state(generator, number)
     return int(state["step"])
+
+
+def save_half(state: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Write a model's tensors in half precision, under the name that open_clip looks for."""
+    from safetensors.torch import save_file
+
+    half = {name: each.detach().cpu().half().contiguous() for name, each in state.items()}
+    save_file(half, folder / "open_clip_model.safetensors")
+
+
+def tokens_of(texts: Sequence[str]) -> torch.Tensor:
+    """Return CLIP's tokens of texts [N, L], cut to the longest."""
+    tokens: torch.Tensor = tokenizer()(list(texts), context_length=CONTEXT_LENGTH)
+    return tokens[:, : int(tokens.argmax(1).max()) + 1]
 
 
 @lru_cache(maxsize=1)

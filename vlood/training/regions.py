@@ -20,17 +20,18 @@ import torch.nn.functional as F
 
 from vlood.training.pictures import CaptionedPictures
 from vlood.training.pretraining import (
-    CONTEXT_LENGTH,
     RunSettings,
     image_scaling,
     learning_rate,
     optimizers_of,
     prefetched,
     resume_state,
+    save_half,
     save_state,
     symmetric_loss,
+    take_step,
     text_features,
-    tokenizer,
+    tokens_of,
 )
 
 
@@ -83,8 +84,6 @@ def teach_regions(
     Raises:
         ValueError: ``out`` holds a run with other settings.
     """
-    from safetensors.torch import save_file
-
     from vlood.backbone.library import open_clip
 
     out.mkdir(parents=True, exist_ok=True)
@@ -92,9 +91,7 @@ def teach_regions(
     _run(model, pictures, settings, out / "state.pt", device, on_step)
     taught = out / "model"
     taught.mkdir(exist_ok=True)
-    half = {name: each.detach().cpu().half() for name, each in model.state_dict().items()}
-    contiguous = {name: each.contiguous() for name, each in half.items()}
-    save_file(contiguous, taught / "open_clip_model.safetensors")
+    save_half(model.state_dict(), taught)
     shutil.copyfile(folder / "open_clip_config.json", taught / "open_clip_config.json")
     return taught
 
@@ -142,8 +139,6 @@ def _run(
     scaled = image_scaling(device)
     known: dict[str, torch.Tensor] = {}
     for step, batch in prefetched(pictures, settings, first):
-        for group in (group for one in optimizers for group in one.param_groups):
-            group["lr"] = learning_rate(step, settings)
         pixels = scaled(batch.images)
         texts = _remembered(model, [*batch.captions, *batch.absent], known, device)
         whole, regions, _ = encode_with_local(tower, pixels)
@@ -152,11 +147,7 @@ def _run(
         moved = (1 - F.cosine_similarity(whole, held)).mean()
         loss = region_loss(F.normalize(regions, dim=-1), texts, scale, settings)
         loss = loss + settings.hold * moved
-        tower.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
+        take_step(tower, optimizers, loss, learning_rate(step, settings))
         if on_step is not None:
             on_step(step, float(loss.detach()))
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
@@ -174,7 +165,5 @@ def _remembered(
     with torch.no_grad():
         for caption in dict.fromkeys(captions):
             if caption not in known:
-                tokens = tokenizer()([caption], context_length=CONTEXT_LENGTH)
-                shortest = tokens[:, : int(tokens.argmax(1).max()) + 1]
-                known[caption] = text_features(model, shortest.to(device))[0]
+                known[caption] = text_features(model, tokens_of([caption]).to(device))[0]
     return torch.stack([known[caption] for caption in captions])
