@@ -14,7 +14,6 @@ words come from a file, and nothing is pushed.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,8 +25,10 @@ from vlood.engines.synthesis import (
     Making,
     Pipeline,
     image_seed,
+    keep_image,
     options_of,
     run_pipeline,
+    withheld_of,
 )
 from vlood.errors import ImageError, UsageError
 from vlood.features.atomic import write_atomically
@@ -207,22 +208,16 @@ def paint(
     for source in sources:
         path = folder / places[source.label] / f"{source.stem}_ood.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        withheld = path.with_suffix(".flagged")
         words = contexts.get(source.item.path) or contexts.get(source.label) or CONTEXT
         prompt = fill(making.prompt, words)
         seed = image_seed(making.seed, f"{source.label}/{source.stem}", 1)
-        if path.is_file() or withheld.is_file():
+        if path.is_file() or withheld_of(path).is_file():
             yield Painted(source, prompt, seed, path if path.is_file() else None, False)
             continue
         picture = decode(source.item.read(), decoding).resize(size)
         shown = {"image": picture, "mask_image": mask_of(making.mask, source, size)}
         image = run_pipeline(pipeline, prompt, seed, {**options, **shown})
-        if image is None:
-            write_atomically(withheld, b"")
-        else:
-            data = io.BytesIO()
-            image.save(data, "PNG")
-            write_atomically(path, data.getvalue())
+        keep_image(image, path)
         yield Painted(source, prompt, seed, path if image is not None else None, True)
 
 

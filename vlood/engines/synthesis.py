@@ -287,18 +287,31 @@ def make_images(
         for number in range(1, count + 1):
             seed = image_seed(making.seed, name, number)
             path = folder / place / f"{number:04d}.png"
-            withheld = path.with_suffix(".flagged")
-            if path.is_file() or withheld.is_file():
+            if path.is_file() or withheld_of(path).is_file():
                 yield Made(label, number, seed, path if path.is_file() else None, False)
                 continue
             image = run_pipeline(pipeline, fill(making.prompt, words), seed, options)
-            if image is None:
-                write_atomically(withheld, b"")
-            else:
-                data = io.BytesIO()
-                image.save(data, "PNG")
-                write_atomically(path, data.getvalue())
+            keep_image(image, path)
             yield Made(label, number, seed, path if image is not None else None, True)
+
+
+def withheld_of(path: Path) -> Path:
+    """Return the empty file that says that an image was withheld."""
+    return path.with_suffix(".flagged")
+
+
+def keep_image(image: Image.Image | None, path: Path) -> None:
+    """Write an image that was made, or that the safety checker withheld it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if image is None:
+        write_atomically(withheld_of(path), b"")
+        return
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    write_atomically(path, data.getvalue())
 
 
 def options_of(pipeline: Pipeline, making: Making) -> dict[str, Any]:

@@ -109,20 +109,10 @@ class TuningRun:
                 "them; give --classes and --model, without --class-embeddings"
             )
         prompts = tuple(each.prompt for each in classes)
-        about: dict[str, Any] = {}
-        if self.folder is not None:
-            about = {
-                "method": method,
-                "settings": asdict(settings),
-                "model": encoder.backbone.identity(),
-                "device": encoder.backbone.device,
-                "classes": [[each.name, each.prompt] for each in classes],
-                "logit_scale": logit_scale,
-                "images": _digest(images),
-                "templates": list(templates),
-            }
-            if negatives is not None:
-                about |= {"negatives": _names_digest(negatives.names)}
+        named = [[each.name, each.prompt] for each in classes]
+        about = self._about(
+            method, settings, encoder, named, logit_scale, images, templates, negatives
+        )
         return Tuning(
             encoder.backbone,
             prompts,
@@ -149,21 +139,39 @@ class TuningRun:
         negatives: NegativeFeatures | None = None,
     ) -> Looping:
         """Return what a method that trains on embeddings alone is given; it needs no model."""
-        about: dict[str, Any] = {}
-        if self.folder is not None:
-            about = {
-                "method": method,
-                "settings": asdict(settings),
-                "model": None if encoder is None else encoder.backbone.identity(),
-                "device": "cpu" if encoder is None else encoder.backbone.device,
-                "classes": list(side.names()),
-                "logit_scale": side.scale(encoder),
-                "images": _digest(images),
-                "templates": list(side.templates),
-            }
-            if negatives is not None:
-                about |= {"negatives": _names_digest(negatives.names)}
+        named, scale = list(side.names()), side.scale(encoder)
+        about = self._about(
+            method, settings, encoder, named, scale, images, side.templates, negatives
+        )
         return Looping(self.folder, about, self.on_step, self.probe)
+
+    def _about(
+        self,
+        method: str,
+        settings: Any,
+        encoder: Encoder | None,
+        classes: Sequence[Any],
+        logit_scale: float,
+        images: LabelledFeatures,
+        templates: Sequence[str],
+        negatives: NegativeFeatures | None,
+    ) -> dict[str, Any]:
+        """Return what decides a run's course, JSON-able; nothing where no folder keeps it."""
+        if self.folder is None:
+            return {}
+        about = {
+            "method": method,
+            "settings": asdict(settings),
+            "model": None if encoder is None else encoder.backbone.identity(),
+            "device": "cpu" if encoder is None else encoder.backbone.device,
+            "classes": classes,
+            "logit_scale": logit_scale,
+            "images": _digest(images),
+            "templates": list(templates),
+        }
+        if negatives is not None:
+            about |= {"negatives": _names_digest(negatives.names)}
+        return about
 
     def _pixels(self, images: LabelledFeatures) -> PixelSource | None:
         """Return what gives the images themselves, or None of embeddings."""
