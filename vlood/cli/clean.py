@@ -11,7 +11,7 @@ import typer
 
 from vlood.cli import options as opt
 from vlood.cli.guard import SOME_UNREADABLE, guarded
-from vlood.cli.talk import note, progress, start_logging, warn
+from vlood.cli.talk import note, progress, start_logging, warn, warn_unreadable
 from vlood.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _PANEL = "Classes and method"
 _WHAT = "What is suspect"
 _SHOWN = 10
-_SHOWN_ERRORS = 20
 
 
 class By(str, Enum):
@@ -345,13 +344,9 @@ def _sentence(found: Cleaned) -> str:
 
 def _conclude(found: Cleaned, quiet: bool) -> None:
     """Say what was found, and on stderr what could not be read."""
-    from vlood.engines.records import printable
-
     if not sys.stdout.isatty():
         note(_sentence(found), quiet=quiet)
     errors = found.data.errors
-    for path, reason in list(errors.items())[:_SHOWN_ERRORS]:
-        warn(f"{printable(path)}: {printable(reason)}", quiet=quiet)
+    warn_unreadable(errors, f"{len(errors)} images could not be read", quiet=quiet)
     if errors:
-        warn(f"{len(errors)} images could not be read", quiet=quiet)
         raise typer.Exit(SOME_UNREADABLE)

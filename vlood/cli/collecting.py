@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from vlood.cli.guard import SOME_UNREADABLE
-from vlood.cli.talk import note, progress, warn
+from vlood.cli.talk import note, progress, warn, warn_unreadable
 from vlood.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from vlood.images.item import ImageItem
 
 _SHOWN = 5
-_SHOWN_ERRORS = 20
 
 
 @dataclass(frozen=True)
@@ -298,8 +297,6 @@ def _some(names: Sequence[str]) -> str:
 
 def conclude(written: Written, pool: Pool, labels: Labels, output: Path, quiet: bool) -> None:
     """Say what was collected, and on stderr what could not be read."""
-    from vlood.engines.records import printable
-
     if written.lacking:
         warn(
             f"{len(written.lacking)} paths hold a tab or a line break, which collected.txt cannot; "
@@ -324,8 +321,7 @@ def conclude(written: Written, pool: Pool, labels: Labels, output: Path, quiet: 
         note(f"look at {output / 'contact-sheet.png'}", quiet=quiet or pool.stored)
     else:
         sys.stdout.write(json.dumps(facts) + "\n")
-    for path, reason in list(pool.errors.items())[:_SHOWN_ERRORS]:
-        warn(f"{printable(path)}: {printable(reason)}", quiet=quiet)
+    summary = f"{len(pool.errors)} images could not be read: unreadable.jsonl"
+    warn_unreadable(pool.errors, summary, quiet=quiet)
     if pool.errors:
-        warn(f"{len(pool.errors)} images could not be read: unreadable.jsonl", quiet=quiet)
         raise typer.Exit(SOME_UNREADABLE)

@@ -11,7 +11,7 @@ import typer
 
 from vlood.cli import options as opt
 from vlood.cli.guard import SOME_UNREADABLE, guarded
-from vlood.cli.talk import note, start_logging, warn
+from vlood.cli.talk import note, start_logging, warn, warn_unreadable
 from vlood.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from vlood.engines.training_images import LabelledBatch
     from vlood.prompts.classes import ClassName
 
-_SHOWN_ERRORS = 20
 _COLUMNS = (
     ("modality_gap", "gap"),
     ("alignment", "alignment"),
@@ -96,7 +95,7 @@ def diagnose(
     """
     start_logging(quiet)
     from vlood.cli.prepare import ModelOptions, ReadOptions, sources_of
-    from vlood.engines.records import printable, to_json
+    from vlood.engines.records import to_json
     from vlood.features.atomic import write_atomically
     from vlood.prompts.classes import read_classes
     from vlood.prompts.templates import DEFAULT_TEMPLATE, read_templates
@@ -143,11 +142,9 @@ def diagnose(
             [Shown(one.name, one.images, one.labels, one.texts, one.figures) for one in found],
         )
         note(f"look at {picture}", quiet=quiet)
-    for path, reason in list(unreadable.items())[:_SHOWN_ERRORS]:
-        warn(f"{printable(path)}: {printable(reason)}", quiet=quiet)
+    images = "image" if len(unreadable) == 1 else "images"
+    warn_unreadable(unreadable, f"{len(unreadable)} {images} could not be read", quiet=quiet)
     if unreadable:
-        images = "image" if len(unreadable) == 1 else "images"
-        warn(f"{len(unreadable)} {images} could not be read", quiet=quiet)
         raise typer.Exit(SOME_UNREADABLE)
 
 

@@ -19,7 +19,7 @@ from vlood.cli.prepare import (
     scored,
     sources_of,
 )
-from vlood.cli.talk import progress, warn
+from vlood.cli.talk import SHOWN_ERRORS, progress, warn
 from vlood.detector.saved import check_backbone
 from vlood.engines.ensembling import (
     MemberScores,
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from vlood.detector.saved import SavedDetector
 
 METHOD = "ensemble"
-_SHOWN_ERRORS = 20
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ def _scores(
             nonlocal shown
             for batch in scored(source, detectors, backbone, run, read, open_cache(run)):
                 for position, reason in batch.errors.items():
-                    if shown < _SHOWN_ERRORS:
+                    if shown < SHOWN_ERRORS:
                         path = printable(batch.ids[position])
                         warn(f"{path}: {printable(reason)}", quiet=quiet)
                     shown += 1

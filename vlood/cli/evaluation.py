@@ -32,7 +32,7 @@ from vlood.cli.prepare import (
     stream_settings,
     with_global_prompts_of,
 )
-from vlood.cli.talk import note, progress, warn
+from vlood.cli.talk import note, progress, warn, warn_unreadable
 from vlood.engines.evaluating.calibrating import remembered
 from vlood.engines.evaluating.comparing import comparisons, result_rows, severity_rows
 from vlood.engines.evaluating.provenance import provenance, run_facts
@@ -40,7 +40,6 @@ from vlood.engines.evaluating.reporting import Measured, report_inputs, write_fi
 from vlood.engines.evaluating.run import Request, run
 from vlood.engines.evaluating.sets import EvalSet, check_sets
 from vlood.engines.evaluating.state import RUN_FILE, check_folder
-from vlood.engines.records import printable
 from vlood.errors import UsageError
 from vlood.evaluation.report.page import write_report_page
 from vlood.methods import registry
@@ -54,7 +53,6 @@ if TYPE_CHECKING:
     from vlood.evaluation.results import ResultRow
 
 FPR_MODES = ("canonical", "interp", "nearest")
-_SHOWN_ERRORS = 20
 
 
 @dataclass(frozen=True)
@@ -341,7 +339,6 @@ def _report_unreadable(outcome: Outcome, quiet: bool) -> None:
     unreadable = {path: reason for one in every for path, reason in one.unreadable.items()}
     if not unreadable:
         return
-    for path, reason in list(unreadable.items())[:_SHOWN_ERRORS]:
-        warn(f"{printable(path)}: {printable(reason)}", quiet=quiet)
-    warn(f"{len(unreadable)} inputs could not be read and were left out", quiet=quiet)
+    summary = f"{len(unreadable)} inputs could not be read and were left out"
+    warn_unreadable(unreadable, summary, quiet=quiet)
     raise typer.Exit(SOME_UNREADABLE)

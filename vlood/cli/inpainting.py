@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from vlood.cli.guard import SOME_UNREADABLE
-from vlood.cli.talk import note, progress, warn
+from vlood.cli.talk import note, progress, warn, warn_unreadable
 from vlood.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from vlood.cli.prepare import ModelOptions, ReadOptions
-
-_SHOWN_ERRORS = 20
 
 
 def check_options(
@@ -194,9 +192,7 @@ def inpaint_images(
         sys.stdout.write(f"{told['images']:,} images of {told['classes']:,} classes in {near}\n")
     else:
         sys.stdout.write(json.dumps(told) + "\n")
-    for path, reason in list(unreadable.items())[:_SHOWN_ERRORS]:
-        warn(f"{printable(path)}: {printable(reason)}", quiet=quiet)
+    images = "image" if len(unreadable) == 1 else "images"
+    warn_unreadable(unreadable, f"{len(unreadable)} {images} could not be read", quiet=quiet)
     if unreadable:
-        images = "image" if len(unreadable) == 1 else "images"
-        warn(f"{len(unreadable)} {images} could not be read", quiet=quiet)
         raise typer.Exit(SOME_UNREADABLE)

@@ -31,10 +31,8 @@ from vlood.cli.score_stream import (
     scorer_of,
     write_state,
 )
-from vlood.cli.talk import progress, start_logging, warn
+from vlood.cli.talk import SHOWN_ERRORS, progress, start_logging, warn
 from vlood.errors import UsageError
-
-_SHOWN_ERRORS = 20
 
 
 @guarded
@@ -390,7 +388,7 @@ def score(
                 sink.write(records)
                 for record in records:
                     tally.add(record)
-                    if "error" in record and len(unreadable) < _SHOWN_ERRORS:
+                    if "error" in record and len(unreadable) < SHOWN_ERRORS:
                         unreadable.append(error_line(record))
                 bar.advance(len(records))
         sink.close()

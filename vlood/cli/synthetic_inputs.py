@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from vlood.cli.prepare import ModelOptions, ReadOptions, Source, labelled, sources_of
-from vlood.cli.talk import progress, warn
-from vlood.engines.records import printable
+from vlood.cli.talk import progress, warn_unreadable
 from vlood.engines.synthetic_images import with_synthetic
 from vlood.engines.training_images import LabelledBatch, TrainingSet
 from vlood.errors import UsageError
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
     from vlood.features.cache import FeatureCache
     from vlood.negatives.negative_features import NegativeFeatures
-
-_SHOWN_ERRORS = 20
 
 
 def synthetic_source(
@@ -78,9 +75,6 @@ def joined(
             classes,
             negatives,
         )
-    for path, reason in list(errors.items())[:_SHOWN_ERRORS]:
-        warn(f"{printable(path)}: {printable(reason)}", quiet=quiet)
-    if errors:
-        images = "image" if len(errors) == 1 else "images"
-        warn(f"{len(errors)} made {images} could not be read", quiet=quiet)
+    images = "image" if len(errors) == 1 else "images"
+    warn_unreadable(errors, f"{len(errors)} made {images} could not be read", quiet=quiet)
     return made

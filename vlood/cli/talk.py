@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,9 @@ from vlood.cli.interrupt import interruptible
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+SHOWN_ERRORS = 20
+"""Of more unreadable inputs than these only the number is said."""
 
 
 def console() -> Console:
@@ -45,6 +48,19 @@ def warn(message: str, *, quiet: bool = False) -> None:
     if not quiet:
         sys.stderr.write(f"vlood: {message}\n")
         sys.stderr.flush()
+
+
+def warn_unreadable(reasons: Mapping[str, object], summary: str, *, quiet: bool) -> None:
+    """Name the first inputs that could not be read, each with its reason, and sum up.
+
+    Says nothing where all could be read.
+    """
+    from vlood.engines.records import printable
+
+    for path, reason in list(reasons.items())[:SHOWN_ERRORS]:
+        warn(f"{printable(path)}: {printable(str(reason))}", quiet=quiet)
+    if reasons:
+        warn(summary, quiet=quiet)
 
 
 class Progress:

@@ -20,7 +20,7 @@ from vlood.cli.prepare import (
     stream_settings,
     with_labels,
 )
-from vlood.cli.talk import progress, warn
+from vlood.cli.talk import progress, warn, warn_unreadable
 from vlood.engines.detectors import Fitted, settings_by_method
 from vlood.engines.negatives import NegativesChoice
 from vlood.engines.records import printable
@@ -45,8 +45,6 @@ from vlood.training.labelled import LabelledFeatures
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
     from vlood.features.cache import FeatureCache
-
-_SHOWN_ERRORS = 20
 
 
 def training_source(
@@ -117,11 +115,9 @@ def training_set_of(
     left_out = found.left_out()
     if left_out is not None:
         warn(printable(left_out), quiet=quiet)
-    for path, reason in list(found.unreadable.items())[:_SHOWN_ERRORS]:
-        warn(f"{printable(path)}: {printable(reason)}", quiet=quiet)
-    if found.unreadable:
-        images = "image" if len(found.unreadable) == 1 else "images"
-        warn(f"{len(found.unreadable)} training {images} could not be read", quiet=quiet)
+    images = "image" if len(found.unreadable) == 1 else "images"
+    summary = f"{len(found.unreadable)} training {images} could not be read"
+    warn_unreadable(found.unreadable, summary, quiet=quiet)
     return found
 
 

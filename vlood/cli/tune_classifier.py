@@ -14,7 +14,7 @@ import typer
 
 from vlood.cli.guard import SOME_UNREADABLE
 from vlood.cli.prepare import ModelOptions, ReadOptions, settings_of, stream_settings
-from vlood.cli.talk import progress, warn
+from vlood.cli.talk import progress, warn, warn_unreadable
 from vlood.cli.training_inputs import training_source
 from vlood.cli.tuning_run import print_cost, run_folder, shown
 from vlood.engines.classifier_tuning import (
@@ -25,7 +25,6 @@ from vlood.engines.classifier_tuning import (
     tune_classifier,
 )
 from vlood.engines.picture_feed import read_pictures
-from vlood.engines.records import printable
 from vlood.engines.training_images import Candidates
 from vlood.engines.tuning_costs import RunCost
 from vlood.errors import UsageError
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from vlood.engines.classifier_tuning import TunedClassifier
 
 NAME = "classifier"
-_SHOWN_ERRORS = 20
 
 
 def run(
@@ -137,10 +135,7 @@ def _tell(candidates: Candidates, errors: Mapping[str, str], quiet: bool) -> Non
     others = sum(candidates.unmatched.values()) + candidates.unlabelled
     if others:
         warn(f"--train: {others} images left out, whose labels are no class", quiet=quiet)
-    for path, reason in list(errors.items())[:_SHOWN_ERRORS]:
-        warn(f"{printable(path)}: {printable(reason)}", quiet=quiet)
-    if errors:
-        warn(f"{len(errors)} training images could not be read", quiet=quiet)
+    warn_unreadable(errors, f"{len(errors)} training images could not be read", quiet=quiet)
 
 
 def _cost(probe: CostProbe, device: str, classes: int, images: int) -> RunCost:
