@@ -24,7 +24,7 @@ from vlood.features.stream import StreamSettings
 from vlood.images.augment import Augmentation
 from vlood.methods.classifier_settings import ClassifierSettings
 from vlood.methods.classifier_training import Lesson, TrainedNetwork, split, train_network
-from vlood.methods.contract import settings_from
+from vlood.methods.settings import settings_from
 from vlood.training.checkpoints import RunFolder, without_times
 from vlood.training.costs import CostProbe
 from vlood.training.labelled import LabelledFeatures, with_label_noise
