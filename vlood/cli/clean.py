@@ -306,7 +306,7 @@ def _print_table(found: Cleaned) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from vlood.engines.records import printable
+    from vlood.engines.printable import printable
     from vlood.evaluation.cleaning.suspects import PROBLEMS
 
     console = Console(highlight=False)

@@ -289,7 +289,7 @@ def check_counts(counts: Sequence[int], labels: Labels, strict: bool, quiet: boo
 
 
 def _some(names: Sequence[str]) -> str:
-    from vlood.engines.records import printable
+    from vlood.engines.printable import printable
 
     shown = ", ".join(printable(name) for name in names[:_SHOWN])
     return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -150,7 +150,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
         f"first: {', '.join(facts['first'])}",
         f"SHA-256 of the ordered terms: {facts['sha256']}",
     ]
-    from vlood.engines.records import printable
+    from vlood.engines.printable import printable
 
     for line in filter(None, lines):
         sys.stdout.write(f"{printable(line)}\n")

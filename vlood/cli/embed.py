@@ -63,7 +63,7 @@ def embed(
         stream_settings,
     )
     from vlood.engines.embedding import embed_images, store_meta
-    from vlood.engines.records import printable
+    from vlood.engines.printable import printable
     from vlood.features.store import EmbeddingStoreWriter
 
     run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)

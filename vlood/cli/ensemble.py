@@ -28,7 +28,7 @@ from vlood.engines.ensembling import (
     member_scores_of,
     names_of,
 )
-from vlood.engines.records import printable
+from vlood.engines.printable import printable
 from vlood.errors import UsageError
 from vlood.methods import registry
 from vlood.methods.contract import make_settings

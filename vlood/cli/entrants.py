@@ -39,7 +39,7 @@ from vlood.training.few_shot import check_shots
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
     from vlood.detector.saved import SavedDetector
-    from vlood.engines.detectors import Fitted
+    from vlood.engines.fitted import Fitted
     from vlood.engines.negatives import NegativesChoice
     from vlood.engines.scoring import ScoredBatch
     from vlood.features.cache import FeatureCache

@@ -101,7 +101,7 @@ def inpaint_images(
         read_contexts,
         write_records,
     )
-    from vlood.engines.records import printable
+    from vlood.engines.printable import printable
     from vlood.engines.synthesis import (
         check_installed,
         check_making,

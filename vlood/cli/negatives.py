@@ -97,7 +97,7 @@ def show_bank(path: Path, held: NegativeBank, piped: bool) -> None:
     if piped:
         sys.stdout.write(json.dumps(facts) + "\n")
         return
-    from vlood.engines.records import printable
+    from vlood.engines.printable import printable
 
     told = {name: _plain(value) for name, value in facts.items()}
     told["classes"] = told["classes"] or "any"

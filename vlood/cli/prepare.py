@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
     from vlood.detector.saved import SavedDetector
     from vlood.engines.classifiers import ClassifierChoice
-    from vlood.engines.detectors import Fitted
+    from vlood.engines.fitted import Fitted
     from vlood.engines.mining import Encoder
     from vlood.engines.negatives import NegativesChoice
     from vlood.engines.scoring import ScoredBatch, Scorer
@@ -85,8 +85,8 @@ class ClassOptions:
             UsageError: there are no classes, a value is wrong, a method has nothing to learn from,
                 or no method learns.
         """
-        from vlood.engines.detectors import needs_training
         from vlood.engines.few_shot import check_learns
+        from vlood.engines.method_needs import needs_training
         from vlood.engines.negatives import NegativesChoice
         from vlood.engines.text_side import TextSide
         from vlood.methods import registry
@@ -270,7 +270,7 @@ def with_labels(source: Source, path: Path, option: str) -> Source:
     Raises:
         UsageError: the source is not one file of embeddings, or has another number of rows.
     """
-    from vlood.features.embeddings import read_labels
+    from vlood.features.row_names import read_labels
 
     if source.embeddings is None or len(source.embeddings) != 1:
         raise UsageError(

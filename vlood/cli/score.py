@@ -220,7 +220,8 @@ def score(
     from vlood.detector.saved import check_backbone
     from vlood.engines.classifiers import choose_for, classifier_digest
     from vlood.engines.heatmaps import check_model
-    from vlood.engines.records import FileSink, columns_of
+    from vlood.engines.record_files import FileSink
+    from vlood.engines.records import columns_of
     from vlood.engines.scoring import Decision, check_own_rule, records_of
     from vlood.methods import registry
 

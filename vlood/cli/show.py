@@ -93,7 +93,7 @@ def show(
 
 def _plain(value: Any) -> str:
     """Show a value to a person."""
-    from vlood.engines.records import printable
+    from vlood.engines.printable import printable
 
     if value is None or value == [] or value == {}:
         return "-"
@@ -219,7 +219,7 @@ def _show_results(path: Path, json_lines: bool) -> None:
 
 
 def _records(path: Path) -> dict[str, Any]:
-    from vlood.engines.records import read_json_lines
+    from vlood.engines.record_files import read_json_lines
 
     count = errors = ood = 0
     lowest, highest, methods = float("inf"), float("-inf"), set()

@@ -21,9 +21,10 @@ from vlood.cli.prepare import (
     with_labels,
 )
 from vlood.cli.talk import progress, warn, warn_unreadable
-from vlood.engines.detectors import Fitted, settings_by_method
+from vlood.engines.detectors import settings_by_method
+from vlood.engines.fitted import Fitted
 from vlood.engines.negatives import NegativesChoice
-from vlood.engines.records import printable
+from vlood.engines.printable import printable
 from vlood.engines.training_checks import ReadErrors
 from vlood.engines.training_images import (
     Candidates,

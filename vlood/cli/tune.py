@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from vlood.cli.prepare import Source
     from vlood.detector.saved import SavedDetector
-    from vlood.engines.detectors import Fitted
+    from vlood.engines.fitted import Fitted
     from vlood.engines.tuning import TuningRun
     from vlood.training.labelled import LabelledFeatures
 
