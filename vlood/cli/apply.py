@@ -63,13 +63,8 @@ def apply(
     start_logging(quiet)
     from dataclasses import replace
 
-    from vlood.cli.prepare import (
-        ModelOptions,
-        load_model,
-        open_cache,
-        open_detector,
-        with_global_prompts_of,
-    )
+    from vlood.cli.model_options import ModelOptions, load_model, open_cache
+    from vlood.cli.saved_detectors import open_detector, with_global_prompts_of
     from vlood.detector.folder import check_new
     from vlood.engines.applying import apply_detector, check_applicable
     from vlood.engines.mining import Encoder

@@ -198,17 +198,12 @@ def bench(
     if check or build_lists is not None:
         _look(chosen, _folder(root, "--check and --build-lists need"), check, build_lists, as_json)
         return
+    from vlood.cli.class_options import ClassOptions, split_names
     from vlood.cli.entrants import Fits, shares_of, shots_of
     from vlood.cli.eval_sets import shifted_sets
     from vlood.cli.evaluation import EvalOptions, carry_out, mode_of
-    from vlood.cli.prepare import (
-        ClassOptions,
-        ModelOptions,
-        ReadOptions,
-        open_detector,
-        refuse_with_detector,
-        split_names,
-    )
+    from vlood.cli.model_options import ModelOptions, ReadOptions
+    from vlood.cli.saved_detectors import open_detector, refuse_with_detector
     from vlood.cli.training_inputs import training_source
     from vlood.engines.evaluating.suite_sets import left_out, licences, suite_sets
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from vlood.cli.prepare import ClassOptions, ModelOptions, ReadOptions, stream_settings
+from vlood.cli.class_options import ClassOptions
+from vlood.cli.model_options import ModelOptions, ReadOptions, stream_settings
 from vlood.cli.talk import progress, warn
 from vlood.cli.tuning_run import print_cost, watched
 from vlood.engines.captioned_images import Account, CaptionSet, caption_set, usable

@@ -148,18 +148,15 @@ def clean(
       vlood clean train/ --by images | jq -r 'select(.problem == "duplicate") | .path'
     """
     start_logging(quiet)
-    from vlood.cli.prepare import (
-        ClassOptions,
+    from vlood.cli.class_options import ClassOptions, detectors_of
+    from vlood.cli.model_options import (
         ModelOptions,
         ReadOptions,
-        check_width,
-        detectors_of,
-        embedding_width,
         load_model,
         open_cache,
-        sources_of,
         stream_settings,
     )
+    from vlood.cli.sources import check_width, embedding_width, sources_of
     from vlood.engines.cleaning import (
         CleaningSettings,
         check_labels,

@@ -312,7 +312,7 @@ def collect(
         sources_of_pool,
     )
     from vlood.cli.inpainting import check_options, inpaint_images
-    from vlood.cli.prepare import (
+    from vlood.cli.model_options import (
         ModelOptions,
         ReadOptions,
         load_model,

@@ -9,16 +9,9 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlood.cli.prepare import (
-    ClassOptions,
-    ModelOptions,
-    ReadOptions,
-    Source,
-    check_width,
-    embedding_width,
-    fitted_of,
-    scored,
-)
+from vlood.cli.class_options import ClassOptions, fitted_of
+from vlood.cli.model_options import ModelOptions, ReadOptions
+from vlood.cli.sources import Source, check_width, embedding_width, scored
 from vlood.cli.talk import progress, warn
 from vlood.cli.training_inputs import training_set_of, views_of
 from vlood.detector.saved import check_backbone

@@ -218,18 +218,13 @@ def evaluate(
       vlood eval --class-embeddings names.npy --id a.npy --id-labels labels.npy --ood b=b.npy
     """
     start_logging(quiet)
+    from vlood.cli.class_options import ClassOptions, split_names
     from vlood.cli.entrants import Fits, numbers_of, shots_of
     from vlood.cli.eval_sets import eval_sets
     from vlood.cli.evaluation import EvalOptions, carry_out, mode_of
-    from vlood.cli.prepare import (
-        ClassOptions,
-        ModelOptions,
-        ReadOptions,
-        open_detector,
-        refuse_with_detector,
-        sources_of,
-        split_names,
-    )
+    from vlood.cli.model_options import ModelOptions, ReadOptions
+    from vlood.cli.saved_detectors import open_detector, refuse_with_detector
+    from vlood.cli.sources import sources_of
     from vlood.cli.training_inputs import training_source
     from vlood.engines.classifiers import check_images, choose, choose_for
     from vlood.methods import registry

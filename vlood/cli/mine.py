@@ -191,7 +191,7 @@ def mine(
       vlood mine --classes imagenet-1k --corpus wordnet:download --preset neglabel -o parity
     """
     start_logging(quiet)
-    from vlood.cli.prepare import ModelOptions, load_model, open_cache
+    from vlood.cli.model_options import ModelOptions, load_model, open_cache
     from vlood.engines.mining import (
         Encoder,
         choose_model_corpus,

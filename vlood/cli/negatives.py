@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vlood.cli.prepare import ModelOptions
+    from vlood.cli.model_options import ModelOptions
     from vlood.engines.mining import Encoder
     from vlood.negatives.bank import NegativeBank
 
@@ -147,7 +147,7 @@ def search(
       vlood negatives search bank drum --template 'the nice {}' --top 20
     """
     start_logging(quiet=False)
-    from vlood.cli.prepare import ModelOptions
+    from vlood.cli.model_options import ModelOptions
     from vlood.engines.bank_search import open_nearest
     from vlood.negatives.bank_folder import load_bank
 
@@ -318,7 +318,7 @@ def _model_of(held: NegativeBank, asked: str | None) -> str:
 
 
 def _encoder(run: ModelOptions) -> Encoder:
-    from vlood.cli.prepare import load_model, open_cache
+    from vlood.cli.model_options import load_model, open_cache
     from vlood.engines.mining import Encoder
 
     return Encoder(load_model(run), open_cache(run))

@@ -202,21 +202,15 @@ def score(
       find . -name '*.jpg' -print0 | vlood score -0 - --model bundled --classes world | jq .score
     """
     start_logging(quiet)
-    from vlood.cli.prepare import (
-        ClassOptions,
-        ModelOptions,
-        ReadOptions,
+    from vlood.cli.class_options import ClassOptions, detectors_of
+    from vlood.cli.model_options import ModelOptions, ReadOptions, load_model, open_cache
+    from vlood.cli.saved_detectors import (
         check_decidable,
-        check_width,
-        detectors_of,
-        embedding_width,
-        load_model,
-        open_cache,
         open_detector,
         refuse_with_detector,
-        sources_of,
         with_global_prompts_of,
     )
+    from vlood.cli.sources import check_width, embedding_width, sources_of
     from vlood.detector.saved import check_backbone
     from vlood.engines.classifiers import choose_for, classifier_digest
     from vlood.engines.heatmaps import check_model

@@ -15,7 +15,9 @@ from vlood.errors import UsageError
 
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
-    from vlood.cli.prepare import ClassOptions, ModelOptions, ReadOptions, Source
+    from vlood.cli.class_options import ClassOptions
+    from vlood.cli.model_options import ModelOptions, ReadOptions
+    from vlood.cli.sources import Source
     from vlood.engines.heatmaps import Heatmaps
     from vlood.engines.records import Record, Sink, Tally
     from vlood.methods.contract import Detector
@@ -213,7 +215,7 @@ def heatmaps_of(
     read: ReadOptions,
 ) -> Heatmaps:
     """Return what draws the pictures."""
-    from vlood.cli.prepare import stream_settings
+    from vlood.cli.model_options import stream_settings
     from vlood.engines.heatmaps import DEFAULT_LIMIT, Heatmaps
 
     wanted = DEFAULT_LIMIT if limit is None else limit

@@ -18,7 +18,7 @@ from vlood.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vlood.cli.prepare import Source
+    from vlood.cli.sources import Source
     from vlood.detector.saved import SavedDetector
     from vlood.engines.fitted import Fitted
     from vlood.engines.tuning import TuningRun
@@ -318,7 +318,7 @@ def tune(
         asked.refuse_for(method)
     if method == "classifier":
         from vlood.cli import tune_classifier
-        from vlood.cli.prepare import ModelOptions, ReadOptions
+        from vlood.cli.model_options import ModelOptions, ReadOptions
 
         tune_classifier.run(
             output,
@@ -357,14 +357,9 @@ def tune(
         return
     if init is not None:
         raise UsageError(f"--init: is for `vlood tune classifier`; {method} starts by its --set")
-    from vlood.cli.prepare import (
-        ClassOptions,
-        ModelOptions,
-        ReadOptions,
-        load_model,
-        open_cache,
-        with_global_prompts_of,
-    )
+    from vlood.cli.class_options import ClassOptions
+    from vlood.cli.model_options import ModelOptions, ReadOptions, load_model, open_cache
+    from vlood.cli.saved_detectors import with_global_prompts_of
     from vlood.cli.synthetic_inputs import joined, synthetic_source
     from vlood.cli.training_inputs import cost_of, training_set_of, training_source
     from vlood.cli.tuning_run import run_folder
@@ -465,7 +460,7 @@ def tune(
         fitted, training_log, unreadable = done
         provenance |= {"captions": captions, "left_out": dict(unreadable)}
     elif source is None:
-        from vlood.cli.prepare import fitted_of
+        from vlood.cli.class_options import fitted_of
 
         fitted = fitted_of(wanted, encoder, quiet=quiet)[0]
     else:
@@ -565,7 +560,7 @@ def _notes(fitted: Fitted) -> list[str]:
 
 def _check_global_prompts(folder: Path, method: str, classes: tuple[str, ...]) -> None:
     """Refuse --global-prompts that will not fit, before anything is trained."""
-    from vlood.cli.prepare import open_detector
+    from vlood.cli.saved_detectors import open_detector
     from vlood.engines.global_prompts import METHOD, check_global_prompts
 
     if method != METHOD:

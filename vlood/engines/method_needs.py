@@ -11,6 +11,7 @@ from vlood.engines.mining import Encoder
 from vlood.errors import UsageError
 from vlood.methods import registry
 from vlood.methods.contract import Method
+from vlood.methods.ensemble import MADE_OF_DETECTORS
 from vlood.prompts.templates import ClassFeatures
 from vlood.training.captioned import CaptionedFeatures
 from vlood.training.labelled import LabelledFeatures
@@ -33,8 +34,10 @@ def refuse_unmet(method: Method, allowed: Sequence[str]) -> None:
 
 
 def needs_training(method: str) -> str:
-    """Say that a method has to be given images, and how."""
+    """Say that a method has to be given images, or detectors, and how."""
     chosen = registry.get(method)
+    if "detectors" in chosen.record.needs:
+        return MADE_OF_DETECTORS
     if chosen.data == "captioned-images":
         return (
             f'--method {method}: its "no" text features must be trained, on images with '
