@@ -38,9 +38,7 @@ def apply(
             show_default=False,
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a detector.", rich_help_panel="Output")
-    ] = False,
+    overwrite: opt.OverwriteDetector = False,
     model: opt.ModelOrOwn = None,
     device: opt.DeviceOption = opt.Device.auto,
     precision: opt.PrecisionOption = opt.Precision.auto,

@@ -55,7 +55,7 @@ def bench(
             show_default=False,
         ),
     ] = None,
-    json_lines: Annotated[bool, typer.Option("--json", help="JSON Lines, as when piped.")] = False,
+    json_lines: opt.JsonLines = False,
     detector: Annotated[
         list[Path] | None,
         typer.Option(
@@ -79,16 +79,7 @@ def bench(
             "--skip-missing", help="Go without the sets that are not there.", rich_help_panel=_PANEL
         ),
     ] = False,
-    train: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--train",
-            metavar="IN",
-            help="Labelled images, or embeddings, that methods learn from; repeat to join.",
-            rich_help_panel=_SETTINGS,
-            show_default=False,
-        ),
-    ] = None,
+    train: Annotated[list[str] | None, opt.train_of(_SETTINGS)] = None,
     shots: Annotated[
         str | None,
         typer.Option(

@@ -47,7 +47,7 @@ def show(
     dropped: Annotated[
         bool, typer.Option("--dropped", help="List what mining left out, and why.")
     ] = False,
-    json_lines: Annotated[bool, typer.Option("--json", help="JSON Lines, as when piped.")] = False,
+    json_lines: opt.JsonLines = False,
 ) -> None:
     """Say what a bank holds: words, classes, model, how it was made, its index and its recall.
 
@@ -136,7 +136,7 @@ def search(
     precision: opt.PrecisionOption = opt.Precision.auto,
     cache: opt.CacheFolder = None,
     no_cache: opt.NoCache = False,
-    json_lines: Annotated[bool, typer.Option("--json", help="JSON Lines, as when piped.")] = False,
+    json_lines: opt.JsonLines = False,
 ) -> None:
     """Find the negatives nearest to texts or images.
 
@@ -188,7 +188,7 @@ def leaks(
         Path | None,
         typer.Option("-o", "--output", help="Write the bank without them.", show_default=False),
     ] = None,
-    json_lines: Annotated[bool, typer.Option("--json", help="JSON Lines, as when piped.")] = False,
+    json_lines: opt.JsonLines = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """List the negatives that collide with class names: the bank's own, or others.

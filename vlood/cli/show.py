@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vlood.cli import options as opt
 from vlood.cli.guard import guarded
 from vlood.cli.talk import start_logging
 from vlood.errors import UsageError
@@ -28,7 +29,7 @@ def show(
             "or records."
         ),
     ],
-    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    json_lines: opt.OneJson = False,
     no: Annotated[
         bool,
         typer.Option(

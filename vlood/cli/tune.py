@@ -6,11 +6,12 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from vlood.cli import options as opt
+from vlood.cli import tune_options as own
 from vlood.cli.guard import SOME_UNREADABLE, guarded
 from vlood.cli.talk import start_logging, warn
 from vlood.errors import UsageError
@@ -24,204 +25,31 @@ if TYPE_CHECKING:
     from vlood.engines.tuning import TuningRun
     from vlood.training.labelled import LabelledFeatures
 
-_TRAINING = "Training"
-_ENSEMBLE = "Ensemble"
-
 
 @guarded
 def tune(
-    method: Annotated[
-        str | None,
-        typer.Argument(
-            help="Which method; --list names them. Or classifier, a closed-world one for cooked.",
-            show_default=False,
-        ),
-    ] = None,
-    members: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[DIR]...", help="ensemble: the detectors to combine.", show_default=False
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            help="Folder of the detector.",
-            show_default=False,
-            rich_help_panel="Output",
-        ),
-    ] = None,
-    listed: Annotated[bool, typer.Option("--list", help="List the methods and leave.")] = False,
+    method: own.Method = None,
+    members: own.Members = None,
+    output: own.Output = None,
+    listed: own.List = False,
     classes: opt.Classes = None,
-    train: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--train",
-            metavar="IN",
-            help="Labelled images (a folder a class, or lists) or embeddings that a method learns "
-            "from; repeat to join.",
-            show_default=False,
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    train_labels: Annotated[
-        Path | None,
-        typer.Option(
-            "--train-labels",
-            help="Labels of --train embeddings (.npy or .txt, one a row).",
-            show_default=False,
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    captions: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--captions",
-            metavar="IN",
-            help="Images with captions that clipn learns from: .tar shards (key.jpg, key.txt or "
-            "key.json), .csv or .jsonl with path and caption; repeat to join.",
-            show_default=False,
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    no_train: Annotated[
-        str | None,
-        typer.Option(
-            "--no-train",
-            metavar="full|lora|prompts",
-            help='clipn: what of the "no" text tower is trained; full by default.',
-            show_default=False,
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    init: Annotated[
-        Path | None,
-        typer.Option(
-            "--init",
-            metavar="FILE|DIR",
-            help="classifier: local weights to start from, read weights-only, or another "
-            "classifier's folder; by default from scratch.",
-            show_default=False,
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    tuned: Annotated[
-        str | None,
-        typer.Option(
-            "--tune",
-            metavar="full|lora|projection|visual|text",
-            help="cma: what of the model is tuned; lora by default.",
-            show_default=False,
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    synthetic: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--synthetic",
-            metavar="IN",
-            help="synood: made images just outside the classes (`vlood collect --synthesize "
-            "--inpaint` makes some), or their embeddings; labels are not needed; repeat to join.",
-            show_default=False,
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    lambda_value: Annotated[
-        float | None,
-        typer.Option(
-            "--lambda",
-            help="cma, locoop: what the second part of the loss weighs; with cma 0 is FLYP.",
-            show_default=False,
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    shots: Annotated[
-        int | None,
-        typer.Option(
-            "--shots",
-            help="Train on so many images of each class, drawn by --seed; by default on all.",
-            show_default=False,
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    label_noise: Annotated[
-        float,
-        typer.Option(
-            "--label-noise",
-            metavar="SHARE",
-            help="Make this share of the training labels wrong, drawn by --seed, to see what it "
-            "does.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = 0.0,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Go on with a run that was stopped; its state is in DIR.run.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Measure what training would cost: pictures, steps, time, memory, disk.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = False,
-    log: Annotated[
-        Path | None,
-        typer.Option(
-            "--log",
-            help="CSV with loss, rate and seconds of every step; kept without the seconds in DIR.",
-            show_default=False,
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    combine: Annotated[
-        str | None,
-        typer.Option(
-            "--combine",
-            metavar="rank|probability",
-            help="Average ranks among known images (the default), or calibrated probabilities.",
-            show_default=False,
-            rich_help_panel=_ENSEMBLE,
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            "--weights",
-            metavar="W,W...",
-            help="A weight a detector, in their order; equal by default.",
-            show_default=False,
-            rich_help_panel=_ENSEMBLE,
-        ),
-    ] = None,
-    id_inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--id",
-            metavar="IN",
-            help="Held-out known images to rank among; by default those that each detector was "
-            "calibrated on.",
-            show_default=False,
-            rich_help_panel=_ENSEMBLE,
-        ),
-    ] = None,
-    ood_inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--ood",
-            metavar="IN",
-            help="OOD images to fit probabilities with, for --combine probability.",
-            show_default=False,
-            rich_help_panel=_ENSEMBLE,
-        ),
-    ] = None,
+    train: own.Train = None,
+    train_labels: opt.TrainLabels = None,
+    captions: own.Captions = None,
+    no_train: own.NoTrain = None,
+    init: own.Init = None,
+    tuned: own.TunedPart = None,
+    synthetic: own.Synthetic = None,
+    lambda_value: own.Lambda = None,
+    shots: own.Shots = None,
+    label_noise: opt.LabelNoise = 0.0,
+    resume: own.Resume = False,
+    dry_run: own.DryRun = False,
+    log: own.Log = None,
+    combine: own.Combine = None,
+    weights: own.Weights = None,
+    id_inputs: own.Known = None,
+    ood_inputs: own.Strange = None,
     model: opt.Model = opt.DEFAULT_MODEL,
     classifier: opt.Classifier = None,
     classifier_set: opt.ClassifierSetting = None,
@@ -232,9 +60,7 @@ def tune(
     global_prompts: opt.GlobalPrompts = None,
     logit_scale: opt.LogitScale = None,
     setting: opt.Setting = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a detector.", rich_help_panel="Output")
-    ] = False,
+    overwrite: opt.OverwriteDetector = False,
     root: opt.Root = None,
     fast_decode: opt.FastDecode = False,
     background: opt.Background = "255,255,255",
