@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,8 @@ import typer
 from vlood.cli import options as opt
 from vlood.cli import tune_options as own
 from vlood.cli.guard import SOME_UNREADABLE, guarded
-from vlood.cli.talk import start_logging, warn
+from vlood.cli.talk import start_logging
+from vlood.cli.tune_output import list_methods, report
 from vlood.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from vlood.cli.sources import Source
     from vlood.detector.saved import SavedDetector
-    from vlood.engines.fitted import Fitted
-    from vlood.engines.tuning import TuningRun
-    from vlood.training.labelled import LabelledFeatures
 
 
 @guarded
@@ -132,7 +129,7 @@ def tune(
     """
     start_logging(quiet)
     if listed:
-        _list()
+        list_methods()
         return
     if method is None or output is None:
         raise UsageError("tune: name a method and -o FOLDER; `vlood tune --list` has the methods")
@@ -186,8 +183,8 @@ def tune(
     from vlood.cli.class_options import ClassOptions
     from vlood.cli.model_options import ModelOptions, ReadOptions, load_model, open_cache
     from vlood.cli.saved_detectors import with_global_prompts_of
-    from vlood.cli.synthetic_inputs import joined, synthetic_source
-    from vlood.cli.training_inputs import cost_of, training_set_of, training_source
+    from vlood.cli.synthetic_inputs import synthetic_source
+    from vlood.cli.training_inputs import training_source
     from vlood.cli.tuning_run import run_folder
     from vlood.detector.folder import check_new, save_detector
     from vlood.engines.classifiers import check_images, choose, with_classifier
@@ -225,7 +222,7 @@ def tune(
             asked, setting, chosen_model, run, read, provenance, quiet=quiet
         )
         save_detector(output, saved)
-        _report(output, saved)
+        report(output, saved)
         if some:
             raise typer.Exit(SOME_UNREADABLE)
         return
@@ -246,7 +243,6 @@ def tune(
         training=bool(train or captions),
     )
     source = training_source(train, train_labels, [] if shots is None else [shots], read)
-    draw = None if shots is None else (shots, seed)
     beside = choose(classifier, classifier_set, wanted.methods, wanted.side.names())
     check_images(beside, "--train", embeddings=source is not None and source.embeddings is not None)
     run = replace(run, classifier=beside)
@@ -261,8 +257,7 @@ def tune(
     backbone = load_model(run) if needs_model else None
     if source is not None and backbone is not None:
         check_model(chosen.name, backbone)
-    store = None if backbone is None else open_cache(run)
-    encoder = None if backbone is None else Encoder(backbone, store)
+    encoder = None if backbone is None else Encoder(backbone, open_cache(run))
     unreadable: Mapping[str, object] = {}
     training_log = None
     if captions:
@@ -290,80 +285,26 @@ def tune(
 
         fitted = fitted_of(wanted, encoder, quiet=quiet)[0]
     else:
-        from vlood.cli.training_inputs import views_of
-        from vlood.cli.tuning_run import print_cost, watched
-        from vlood.engines.detectors import training_negatives
-        from vlood.engines.few_shot import fit_from_images
-        from vlood.training.workers import workers as processes
+        from vlood.cli.tune_images import tune_on_images
 
-        def announce(text: str) -> None:
-            warn(text, quiet=quiet)
-
-        named = training_negatives(
-            chosen.name, wanted.side, wanted.negatives, encoder, announce=announce
-        )
-
-        def fit(images: LabelledFeatures, how: TuningRun) -> Fitted:
-            return fit_from_images(
-                method,
-                wanted.side,
-                images,
-                shots=shots,
-                seed=seed,
-                settings=wanted.settings,
-                encoder=encoder,
-                negatives=named,
-                announce=announce,
-                run=how,
-                label_noise=label_noise,
-            )
-
-        if dry_run:
-            print_cost(
-                cost_of(
-                    fit,
-                    chosen,
-                    source,
-                    wanted,
-                    backbone,
-                    run,
-                    read,
-                    store,
-                    draw,
-                    seed,
-                    quiet,
-                    negatives=named,
-                    synthetic=made,
-                )
-            )
-            return
-        local = chosen.learns_from_whole_regions
-        found = training_set_of(
-            source,
+        learned = tune_on_images(
+            method,
             wanted,
-            backbone,
+            source,
+            made,
+            encoder,
             run,
             read,
-            store,
-            local=local,
-            quiet=quiet,
-            draw=draw,
-            negatives=named,
-        )
-        if made is not None and named.found is not None:
-            count = len(wanted.side.names())
-            found = joined(found, made, count, named.found, backbone, run, read, store, quiet=quiet)
-        unreadable = found.unreadable
-        fitted, training_log = watched(
-            lambda how: fit(found.images, how),
             folder,
-            views_of(source, backbone, run, read, store),
+            shots=shots,
+            label_noise=label_noise,
+            dry=dry_run,
+            seed=seed,
             quiet=quiet,
         )
-        if not processes().is_main:
+        if learned is None:
             return
-        for text in _notes(fitted):
-            warn(text, quiet=quiet)
+        fitted, training_log, unreadable = learned
         provenance["train"] = source.inputs
         if made is not None:
             provenance["synthetic"] = made.inputs
@@ -374,14 +315,9 @@ def tune(
     saved = with_global_prompts_of(saved, global_prompts)
     save_detector(output, saved)
     folder.remove()
-    _report(output, saved)
+    report(output, saved)
     if unreadable:
         raise typer.Exit(SOME_UNREADABLE)
-
-
-def _notes(fitted: Fitted) -> list[str]:
-    """Return what a method has to say of how it learned."""
-    return [] if fitted.learned is None else list(fitted.learned.about.get("notes", []))
 
 
 def _check_global_prompts(folder: Path, method: str, classes: tuple[str, ...]) -> None:
@@ -404,58 +340,8 @@ def _with_stored_model(saved: SavedDetector, source: Source) -> SavedDetector:
     return saved if found is None else replace(saved, model_name=found[0], backbone=found[1])
 
 
-def _list() -> None:
-    from vlood.methods import registry
-
-    for method in registry.all_methods():
-        kind = "from class names"
-        if "detectors" in method.record.needs:
-            kind = "from detectors"
-        elif method.record.trains:
-            kind = "from images" if method.learns else "needs training"
-        if sys.stdout.isatty():
-            sys.stdout.write(f"{method.name:<14} {kind:<18} {method.record.summary}\n")
-        else:
-            row = {
-                "method": method.name,
-                "trains": method.record.trains,
-                "learns_from_images": method.learns,
-            }
-            sys.stdout.write(json.dumps(row) + "\n")
-
-
 def _command() -> str:
     """Return the command as it was typed, its program's folder left out."""
     import shlex
 
     return shlex.join(["vlood", *sys.argv[1:]])
-
-
-def _report(output: Path, saved: SavedDetector) -> None:
-    facts = {
-        "detector": str(output),
-        "method": saved.detector.method,
-        **({} if saved.learned is None else {"learned": saved.learned.kind}),
-        "classes": len(saved.classes),
-        **({"members": list(saved.members)} if saved.members else {}),
-        "negatives": len(saved.negatives),
-        "model": saved.model_name,
-        **{
-            name: saved.provenance[name]
-            for name in ("training_images", "shots", "seed")
-            if "training_images" in saved.provenance
-        },
-    }
-    if not sys.stdout.isatty():
-        sys.stdout.write(json.dumps(facts) + "\n")
-        return
-    trained = ""
-    if "training_images" in saved.provenance:
-        trained = f"{saved.provenance['training_images']} training images, "
-    if saved.learned is not None:
-        trained = f"learned {saved.learned.kind}, {trained}"
-    sys.stdout.write(
-        f"{output}: {saved.detector.method}, {len(saved.classes)} classes, "
-        f"{len(saved.negatives)} negatives, {trained}{saved.model_name or 'embeddings alone'}\n"
-        f"next: vlood calibrate {output} --id IN   (a threshold and p-values from known images)\n"
-    )
