@@ -1,4 +1,4 @@
-"""What ``vlood bench`` prints of suites: which there are, what is present, which lists were made."""
+"""What ``vlood bench`` prints of suites: those there are, what is present, which lists are made."""
 
 from __future__ import annotations
 
