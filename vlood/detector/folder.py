@@ -3,7 +3,7 @@
 - ``detector.json``: what :data:`vlood.detector.schema.FIELDS` lists
 - ``tensors.safetensors``: what it compiles to, ``learned.*`` and ``calibration.*``
 - ``negatives.parquet``: a row a negative label, in the order of its tensors
-- ``negatives.faiss``: the index that explanations look up
+- ``negatives.faiss``: their FAISS index
 - ``classifier/``: the closed-world classifier beside the model, where it is not too large
 - ``members/``: the detectors that an ensemble combines, a folder each
 - ``adapter/``: a PEFT adapter, where one was tuned

@@ -11,7 +11,6 @@ from typing import IO, Any, Protocol
 
 from vlood.engines.printable import path_cell, printable
 
-FORMATS = ("jsonl", "csv", "parquet", "table")
 COLUMNS = ("path", "score", "ood", "label", "confidence", "p_value", "method")
 EXPLAIN_COLUMNS = ("top_labels", "nearest_negatives", "explanation")
 REGION_COLUMNS = ("deciding_region",)
