@@ -18,7 +18,7 @@ from vlood.detector.folder import load_detector, save_detector
 from vlood.detector.saved import SavedDetector
 from vlood.errors import UsageError, VloodError
 from vlood.methods import cma, registry
-from vlood.methods.cma_run import ImageTextLoss
+from vlood.methods.cma_run import ImageTextLoss, Towers
 from vlood.methods.cma_settings import PRESETS, CMASettings
 from vlood.methods.contract import TunedDetector, make_settings
 from vlood.negatives.negative_features import NegativeFeatures, NegativeRow
@@ -151,6 +151,23 @@ def test_any_chunk_gives_the_same_step(base: Backbone) -> None:
         for one, other in zip(reports[6], reports[chunk], strict=True):
             assert one.loss == pytest.approx(other.loss, rel=1e-4)
             assert one.parts == pytest.approx(other.parts, rel=1e-4)
+
+
+def test_the_first_part_of_a_step_is_encoded_once(
+    base: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, bool]] = []
+    encode = Towers.encode_pictures
+
+    def watched(towers: Towers, pictures: np.ndarray) -> torch.Tensor:
+        seen.append((len(pictures), torch.is_grad_enabled()))
+        return encode(towers, pictures)
+
+    monkeypatch.setattr(Towers, "encode_pictures", watched)
+    fit(base, batch_size=6, chunk=2, epochs=1, tune="projection", augment="none")
+    step = [(2, False), (2, False), (2, True), (2, True), (2, True)]
+    assert seen[: len(step)] == step
+    assert len(seen) % len(step) == 0
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import threading
 from collections.abc import Callable
@@ -103,6 +104,41 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     assert [row["step"] for row in csv.DictReader(logs[0].decode().splitlines())] == [
         str(step) for step in range(1, 21)
     ]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_tensor_without_a_part_in_some_steps_goes_on_the_same_after_a_stop(
+    tmp_path: Path, optimizer: str
+) -> None:
+    def halves() -> tuple[dict[str, torch.Tensor], Callable[[StepInputs], Loss]]:
+        tensors = {name: torch.full((2,), 1.0, requires_grad=True) for name in "ab"}
+        # Each odd step reaches only the first.
+        return tensors, lambda inputs: Loss(
+            sum(tensors[name].square().sum() for name in "ab"[: 2 - inputs.step % 2])
+        )
+
+    settings = LoopSettings(
+        4, 0.02, optimizer, weight_decay=0.01, checkpoint_steps=1, schedule=PLAIN
+    )
+    rows = ShuffledRows(len(X), 8, seed=3)
+    seen: list[float] = []
+    tensors, loss = halves()
+    whole = train(
+        tensors, loss, rows, settings, seed=3,
+        on_step=lambda _: seen.append(float(tensors["b"].detach()[0])),
+    )  # fmt: skip
+    # Its momentum carries it on through the steps that do not reach it.
+    assert all(one > two for one, two in itertools.pairwise(seen))
+    for stop in (1, 2, 3):
+        folder = tmp_path / f"{optimizer}{stop}"
+        tensors, loss = halves()
+        with pytest.raises(KilledError):
+            train(tensors, loss, rows, settings, seed=3, run=RunFolder(folder, resume=True),
+                  on_step=stop_after(stop, KilledError))  # fmt: skip
+        tensors, loss = halves()
+        again = train(tensors, loss, rows, settings, seed=3, run=RunFolder(folder, resume=True))
+        for name in "ab":
+            assert torch.equal(whole.tensors[name], again.tensors[name])
 
 
 def test_a_run_goes_on_with_the_same_settings_only(tmp_path: Path) -> None:

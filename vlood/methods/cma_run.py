@@ -178,9 +178,17 @@ class RowsOf:
         return self.chosen[self.order.batch(epoch, step)]
 
 
+class _Part(NamedTuple):
+    """A part's features, those of its share of the distinct texts, and where these are."""
+
+    images: torch.Tensor
+    texts: torch.Tensor | None
+    words: slice
+
+
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """What all parts of a step share."""
+    """What all parts of a step share; of the part that comes first, its features too."""
 
     number: int
     rows: NDArray[np.int64]
@@ -188,6 +196,7 @@ class _Step:
     tokens: torch.Tensor
     unique: UniqueTexts
     gradients: FeatureGradients | None
+    first: dict[int, _Part]
 
 
 class ImageTextLoss:
@@ -278,13 +287,15 @@ class ImageTextLoss:
                 )
         start = int(np.flatnonzero(step.rows == inputs.rows[0])[0])
         rows = slice(start, start + len(inputs.rows))
-        images, texts, words = self._encoded(step.pictures, step.tokens, rows, inputs.step)
+        part = step.first.pop(start, None)
+        if part is None:
+            part = self._encoded(step.pictures, step.tokens, rows, inputs.step)
         total = cached_part(
             step.gradients,
-            images,
-            texts,
+            part.images,
+            part.texts,
             rows,
-            words,
+            part.words,
             towers.log_scale,
             len(inputs.rows) / len(step.rows),
         )
@@ -292,7 +303,7 @@ class ImageTextLoss:
 
     def _encoded(
         self, pictures: NDArray[Any], tokens: torch.Tensor, rows: slice, step: int
-    ) -> tuple[torch.Tensor, torch.Tensor | None, slice]:
+    ) -> _Part:
         """Encode a part's images and its share of the distinct texts."""
         words = text_span(len(tokens), len(pictures), rows)
         with self._dropout(step, rows.start):
@@ -300,7 +311,7 @@ class ImageTextLoss:
             texts = None
             if words.stop > words.start:
                 texts = self._towers.encode_texts(tokens[words])
-        return images, texts, words
+        return _Part(images, texts, words)
 
     def _step_of(self, epoch: int, number: int) -> _Step:
         """Return what all parts of a step share; kept until another step is asked for."""
@@ -312,35 +323,45 @@ class ImageTextLoss:
         template = int(generator(self._seed, "template", number).integers(self._templates))
         unique = UniqueTexts.of(self._labels[rows])
         tokens = self._tokens[unique.texts * self._templates + template]
-        gradients = None
+        gradients: FeatureGradients | None = None
+        first: dict[int, _Part] = {}
         if self._parts > 1:
-            gradients = self._gradients(pictures, tokens, unique, number)
-        self._step = _Step(number, rows, pictures, tokens, unique, gradients)
+            gradients, first = self._gradients(pictures, tokens, unique, number)
+        self._step = _Step(number, rows, pictures, tokens, unique, gradients, first)
         self._expect(number + 1)
         return self._step
 
     def _gradients(
         self, pictures: NDArray[Any], tokens: torch.Tensor, unique: UniqueTexts, step: int
-    ) -> FeatureGradients:
-        """Encode all parts without their graphs, and differentiate the loss of their features."""
+    ) -> tuple[FeatureGradients, dict[int, _Part]]:
+        """Encode all parts, and differentiate the loss of their features.
+
+        Of the parts only the one that the loop takes first is encoded with its graph, after the
+        others, so that it need not be encoded again.
+
+        Returns:
+            The loss and gradients, and the first part of this process by its first row.
+        """
         log_scale, joined = self._towers.log_scale, workers()
         width = self._towers.width
         images = torch.zeros(len(pictures), width, device=log_scale.device)
         texts = torch.zeros(len(tokens), width, device=log_scale.device)
-        start = 0
-        with torch.no_grad():
-            for part, some in enumerate(np.array_split(np.arange(len(pictures)), self._parts)):
-                rows = slice(start, start + len(some))
-                start = rows.stop
-                if part % joined.count != joined.rank or not len(some):
-                    continue
-                found, words, place = self._encoded(pictures, tokens, rows, step)
-                images[rows] = found.float()
-                if words is not None:
-                    texts[place] = words.float()
+        parts = np.array_split(np.arange(len(pictures)), self._parts)
+        own_parts = [some for some in parts[joined.rank :: joined.count] if len(some)]
+        first: dict[int, _Part] = {}
+        for some in reversed(own_parts):
+            rows = slice(int(some[0]), int(some[-1]) + 1)
+            is_first = some is own_parts[0]
+            with torch.set_grad_enabled(is_first):
+                part = self._encoded(pictures, tokens, rows, step)
+            images[rows] = part.images.detach().float()
+            if part.texts is not None:
+                texts[part.words] = part.texts.detach().float()
+            if is_first:
+                first[rows.start] = part
         joined.sum_([images, texts])
         own = torch.from_numpy(unique.own).to(images.device)
-        return feature_gradients(images, texts, own, log_scale, self.objective)
+        return feature_gradients(images, texts, own, log_scale, self.objective), first
 
     def _pictures(self, rows: NDArray[np.int64], epoch: int, number: int) -> NDArray[Any]:
         """Return a step's pictures: views, a share of them whole."""

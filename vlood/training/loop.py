@@ -165,8 +165,10 @@ class _Run:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=False)
+        # The gradients' memory is free while the step's activations are at their most.
+        self.optimizer.zero_grad(set_to_none=True)
         told = self._backward(self.rows.batch(epoch, at), epoch, step)
+        self._complete()
         if not math.isfinite(told["loss"]):
             raise self._diverged("loss", step)
         self.whole = False
@@ -201,6 +203,17 @@ class _Run:
         if self.workers.count > 1:
             self._join(sums)
         return {name: float(value) for name, value in sums.items()}
+
+    def _complete(self) -> None:
+        """Give tensors that have moments and no part in this step a gradient of nothing.
+
+        Their moments then fade as if the step had reached them, whether or not the run was
+        interrupted before it.
+        """
+        for name in self.names:
+            tensor = self.tensors[name]
+            if tensor.grad is None and tensor in self.optimizer.state:
+                tensor.grad = torch.zeros_like(tensor)
 
     def _join(self, sums: dict[str, torch.Tensor]) -> None:
         """Sum gradients and losses over the processes, all of which have some rows or none."""
