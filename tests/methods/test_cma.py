@@ -18,7 +18,8 @@ from vlood.detector.folder import load_detector, save_detector
 from vlood.detector.saved import SavedDetector
 from vlood.errors import UsageError, VloodError
 from vlood.methods import cma, registry
-from vlood.methods.cma_run import ImageTextLoss, Towers
+from vlood.methods.cma_run import ImageTextLoss
+from vlood.methods.cma_towers import Towers
 from vlood.methods.cma_settings import PRESETS, CMASettings
 from vlood.methods.contract import TunedDetector, make_settings
 from vlood.negatives.negative_features import NegativeFeatures, NegativeRow
