@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vlood.backbone.tuned_folder import TunedWeights
 from vlood.errors import VloodError
+from vlood.images.augment import Augmentation
 from vlood.methods.cma_settings import CMASettings
 from vlood.methods.cma_towers import Towers
 from vlood.methods.cma_training import (
@@ -26,7 +27,7 @@ from vlood.methods.cma_training import (
     text_span,
 )
 from vlood.training.draws import ShuffledRows, generator, held_out
-from vlood.training.pixels import Augmentation, PixelSource
+from vlood.training.pixels import PixelSource
 from vlood.training.steps import Loss, StepInputs, Trained
 from vlood.training.workers import workers
 
