@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vlood.backbone.spec import DEFAULT_MODEL, ModelForm, ModelSpec, known_models
+from vlood.backbone.spec import DEFAULT_MODEL, ModelForm, ModelSpec
 from vlood.errors import UsageError
 
 
@@ -58,15 +58,6 @@ def test_wrong_activation_is_refused_with_the_right_name(typed: str, right: str)
     with pytest.raises(UsageError, match=f"use {right}$"):
         ModelSpec.parse(typed)
     assert ModelSpec.parse(right).text == right
-
-
-def test_tags_offered_are_accepted() -> None:
-    models = known_models()
-    assert len(models) > 100
-    assert ("ViT-B-16-quickgelu", "openai") in models
-    assert ("ViT-B-16", "openai") not in models
-    for architecture, tag in models[::7]:
-        assert ModelSpec.parse(f"{architecture}:{tag}").form is ModelForm.TAG
 
 
 def test_an_existing_file_is_a_file_whatever_its_name(

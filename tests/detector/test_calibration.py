@@ -21,7 +21,6 @@ from vlood.detector.calibration import (
     set_digest,
     significant,
     threshold_at_alpha,
-    thresholds_for,
 )
 from vlood.detector.calibration_report import describe, warnings_of
 from vlood.detector.stored_calibration import LABELS, SCORES, arrays, from_stored, to_json
@@ -106,14 +105,12 @@ def test_each_class_is_compared_with_itself() -> None:
     assert p_values(made, [2.0, 2.0], [7, 2]).tolist() == [3 / 4, 1 / 3]
     # A class without a calibration image is compared with all of them, as is one not known.
     assert p_values(made, [2.0], [5]).tolist() == p_values(made, [2.0]).tolist() == [3 / 6]
-    assert thresholds_for(made, [2, 7, 5]).tolist() == [11.0, 2.0, made.threshold]
 
 
 def test_a_class_of_few_images_has_no_threshold_of_its_own() -> None:
     labels = [0] * 20 + [1] * 19
     made = calibrate(np.arange(39.0), labels, per_class=True)
     assert made.per_class == {0: 1.0}
-    assert thresholds_for(made, [0, 1]).tolist() == [1.0, made.threshold]
     assert calibrate(np.arange(10.0), [0] * 10, tpr=0.9, per_class=True).per_class == {0: 1.0}
 
 

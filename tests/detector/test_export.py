@@ -31,7 +31,8 @@ from vlood.detector.export.torch_form import TorchForm
 from vlood.detector.folder import load_detector, save_detector
 from vlood.detector.saved import Learned, SavedDetector
 from vlood.errors import UsageError, VloodError
-from vlood.features.embeddings import read_embeddings, read_names
+from vlood.features.embeddings import read_embeddings
+from vlood.features.row_names import read_names
 from vlood.methods import registry
 from vlood.methods.contract import Detector
 from vlood.negatives.negative_features import NegativeRow

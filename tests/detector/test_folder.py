@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from vlood.backbone.image_features import ImageFeatures
 from vlood.detector import folder as folders
 from vlood.detector.calibration import calibrate
-from vlood.detector.folder import load_detector, open_index, save_detector
+from vlood.detector.folder import load_detector, save_detector
+from vlood.detector.negative_rows import open_index
 from vlood.detector.saved import Learned, SavedDetector, check_backbone, check_class_list
 from vlood.detector.schema import FIELDS, SCHEMA
 from vlood.errors import UsageError, VloodError

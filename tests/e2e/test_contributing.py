@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from .conftest import _MANY, CLASSES, Result
 
-PAGE = Path(__file__).parents[2] / "CONTRIBUTING.md"
-
-
-def block(language: str) -> str:
-    """Return the only block of CONTRIBUTING in a language."""
-    (found,) = re.findall(
-        rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE
-    )
-    return found
-
 
 def test_a_method_of_another_package_is_one_file_and_one_entry_point(
-    environment: dict[str, str], tiny: str, few: Path, tmp_path: Path
+    environment: dict[str, str],
+    tiny: str,
+    few: Path,
+    tmp_path: Path,
+    contributing: Callable[[str], str],
 ) -> None:
     site, info = tmp_path / "site", tmp_path / "site" / "acme_margin-1.0.dist-info"
     info.mkdir(parents=True)
-    (site / "acme_margin.py").write_text(block("python"))
+    (site / "acme_margin.py").write_text(contributing("python"))
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-margin\nVersion: 1.0\n")
-    header, line = block("toml").splitlines()
+    header, line = contributing("toml").splitlines()
     assert header == '[project.entry-points."vlood.methods"]'
     (info / "entry_points.txt").write_text("[vlood.methods]\n" + line.replace('"', "") + "\n")
 

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vlood.engines.records import COLUMNS, CsvLines, read_json_lines, write_parquet
+from vlood.engines.record_files import read_json_lines, write_parquet
+from vlood.engines.records import COLUMNS, CsvLines
 from vlood.features.store import EmbeddingStore
 
 from .conftest import CLASSES, Result, Vlood, write_pictures

@@ -16,8 +16,10 @@ from vlood.detector.importing.checkpoint import read_checkpoint
 from vlood.detector.importing.lapt import import_lapt
 from vlood.detector.importing.target import Target
 from vlood.engines.applying import apply_detector
-from vlood.engines.detectors import Fitted, needs_training, training_negatives
+from vlood.engines.detectors import training_negatives
 from vlood.engines.few_shot import fit_from_images
+from vlood.engines.fitted import Fitted
+from vlood.engines.method_needs import needs_training
 from vlood.engines.mining import Encoder, mine_words
 from vlood.engines.negatives import NegativesChoice
 from vlood.engines.saved_detectors import saved_from

@@ -13,8 +13,8 @@ import pytest
 from vlood.backbone.image_features import ImageFeatures, unit
 from vlood.detector.folder import load_detector, save_detector
 from vlood.engines.applying import apply_detector
-from vlood.engines.detectors import Fitted
 from vlood.engines.few_shot import fit_from_images
+from vlood.engines.fitted import Fitted
 from vlood.engines.global_prompts import with_global_prompts, with_neglabel
 from vlood.engines.mining import Encoder
 from vlood.engines.negatives import NegativesChoice

@@ -14,8 +14,8 @@ from vlood.engines.training_pixels import ItemPixels
 from vlood.engines.tuning import ItemViews
 from vlood.errors import VloodError
 from vlood.features.stream import StreamSettings, encode_images
+from vlood.images.augment import Augmentation
 from vlood.images.sources import find_images
-from vlood.training.pixels import Augmentation
 
 CROP = Augmentation((0.9, 1.0))
 

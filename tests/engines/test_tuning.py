@@ -14,8 +14,8 @@ from tests.engines.conftest import draw_world, read_world
 from vlood.backbone.image_features import ImageFeatures
 from vlood.detector.folder import load_detector, save_detector
 from vlood.engines.applying import apply_detector
-from vlood.engines.detectors import Fitted
 from vlood.engines.few_shot import fit_from_images
+from vlood.engines.fitted import Fitted
 from vlood.engines.mining import Encoder
 from vlood.engines.negatives import NegativesChoice
 from vlood.engines.saved_detectors import saved_from

@@ -17,8 +17,8 @@ from vlood.detector.export.coop import write_coop
 from vlood.detector.importing.formats import import_detector
 from vlood.detector.importing.target import Target
 from vlood.engines.applying import apply_detector
-from vlood.engines.detectors import Fitted
 from vlood.engines.few_shot import fit_from_images
+from vlood.engines.fitted import Fitted
 from vlood.engines.mining import Encoder
 from vlood.engines.negatives import NegativesChoice
 from vlood.engines.saved_detectors import saved_from

@@ -16,12 +16,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from vlood.errors import UsageError
-from vlood.features.embeddings import (
-    looks_like_embeddings,
-    read_embeddings,
-    read_labels,
-    read_names,
-)
+from vlood.features.embeddings import looks_like_embeddings, read_embeddings
+from vlood.features.row_names import read_labels, read_names
 from vlood.features.store import EmbeddingStoreWriter
 
 FEATURES = np.arange(1, 13, dtype=np.float32).reshape(4, 3) / 7

@@ -20,7 +20,6 @@ from vlood.images.item import ImageItem
 from vlood.images.loader import (
     LOOK_AHEAD,
     Fetched,
-    default_workers,
     image_digest,
     load_batches,
 )
@@ -277,10 +276,6 @@ def test_nothing_runs_before_the_first_batch_is_asked_for(items):
 def test_sizes_below_one_are_refused(options):
     with pytest.raises(ValueError, match="at least 1"):
         load([], **options)
-
-
-def test_there_is_at_least_one_worker():
-    assert default_workers() >= 1
 
 
 @pytest.mark.shared

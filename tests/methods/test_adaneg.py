@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from vlood.backbone.image_features import ImageFeatures
 from vlood.errors import UsageError
-from vlood.methods import adaneg, neglabel
+from vlood.methods import adaneg, adaneg_memory, neglabel
+from vlood.methods.adaneg_settings import COMBINE
 from vlood.methods.contract import Detector, Scores, State, make_settings
 from vlood.negatives.negative_features import NegativeFeatures
 from vlood.prompts.templates import ClassFeatures
@@ -50,7 +51,7 @@ def text_of(detector: Detector) -> Array:
 def run(
     detector: Detector, images: Array, batch: int = 10, state: State | None = None
 ) -> tuple[Scores, State]:
-    state = adaneg.start(detector) if state is None else state
+    state = adaneg_memory.start(detector) if state is None else state
     parts = []
     for begin in range(0, len(images), batch):
         scores, state = adaneg.step(detector, ImageFeatures(images[begin : begin + batch]), state)
@@ -149,11 +150,11 @@ class DensePlain:
 
 @pytest.mark.parametrize("sample_adaptive", [True, False])
 @pytest.mark.parametrize("adaptive_gap", [True, False])
-@pytest.mark.parametrize("combine", adaneg.COMBINE)
+@pytest.mark.parametrize("combine", COMBINE)
 def test_sparse_memory_equals_the_dense_one(
     combine: str, adaptive_gap: bool, sample_adaptive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adaneg, "_WEIGHTS_AT_ONCE", 100)
+    monkeypatch.setattr(adaneg_memory, "_WEIGHTS_AT_ONCE", 100)
     monkeypatch.setattr(adaneg, "_LOGITS_AT_ONCE", 50)
     detector = make_detector(
         combine=combine, adaptive_gap=adaptive_gap, sample_adaptive=sample_adaptive
@@ -258,7 +259,9 @@ def test_many_sure_images_never_displace_a_free_slot() -> None:
 def test_the_window_forgets_the_oldest_decisions() -> None:
     settings = make_settings(adaneg.METHOD, {"adaptive_gap": True})
     window = np.ones(10_000, np.uint8)
-    is_id, is_ood, window = adaneg.confident(np.array([0.9, 0.6, 0.1, 0.2]), window, settings)
+    is_id, is_ood, window = adaneg_memory.confident(
+        np.array([0.9, 0.6, 0.1, 0.2]), window, settings
+    )
     assert len(window) == 10_000
     np.testing.assert_array_equal(window[-4:], [1, 1, 0, 0])
     np.testing.assert_array_equal(is_id, [True, False, False, False])

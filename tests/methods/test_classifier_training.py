@@ -15,7 +15,7 @@ from vlood.backbone.classifier.input import MEANS, ClassifierInput
 from vlood.errors import UsageError
 from vlood.methods.classifier_settings import ClassifierSettings
 from vlood.methods.classifier_training import Lesson, TrainedNetwork, split, train_network
-from vlood.methods.contract import settings_from
+from vlood.methods.settings import settings_from
 from vlood.training.checkpoints import RunFolder
 from vlood.training.loop import StepReport
 

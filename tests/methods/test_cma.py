@@ -17,9 +17,11 @@ from vlood.detector.adapter_files import is_tuned_model, tuned_weights
 from vlood.detector.folder import load_detector, save_detector
 from vlood.detector.saved import SavedDetector
 from vlood.errors import UsageError, VloodError
+from vlood.images.augment import Augmentation
 from vlood.methods import cma, registry
-from vlood.methods.cma_run import ImageTextLoss, Towers
+from vlood.methods.cma_run import ImageTextLoss
 from vlood.methods.cma_settings import PRESETS, CMASettings
+from vlood.methods.cma_towers import Towers
 from vlood.methods.contract import TunedDetector, make_settings
 from vlood.negatives.negative_features import NegativeFeatures, NegativeRow
 from vlood.prompts.classes import ClassName
@@ -28,7 +30,6 @@ from vlood.training.checkpoints import RunFolder
 from vlood.training.costs import CostProbe
 from vlood.training.labelled import LabelledFeatures
 from vlood.training.loop import StepReport
-from vlood.training.pixels import Augmentation
 from vlood.training.steps import Loss
 from vlood.training.tuning import Tuning
 

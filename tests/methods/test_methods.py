@@ -1,4 +1,4 @@
-"""One row a method: every one goes through the same life and is compared with plain NumPy."""
+"""Zero-shot methods against plain NumPy, what streams promise, and how settings are read."""
 
 from __future__ import annotations
 
@@ -112,42 +112,6 @@ def test_score_equals_the_formula(name: str, temperature: float) -> None:
     assert len(scores) == 7
 
 
-@every_method
-def test_life_of_a_method(method: Method) -> None:
-    classes, images = make_classes(), make_images()
-    detector = fit(method, classes)
-    assert detector.method == method.name
-    assert detector.class_names == classes.names
-    assert detector.logit_scale == SCALE
-    assert {tensor.dtype for tensor in detector.tensors.values()} <= {
-        np.dtype(np.float32),
-        np.dtype(np.int64),
-    }
-    assert detector.tensors["class_features"].dtype == np.float32
-    assert bool(detector.negative_names) == ("negatives" in method.record.needs)
-    if detector.negative_names:
-        assert len(detector.tensors["negative_features"]) == len(detector.negative_names)
-
-    before, raw = copies(detector.tensors), images.raw.copy()
-    first = method.score(detector, images)
-    again = method.score(detector, images)
-    np.testing.assert_array_equal(first.score, again.score)
-    assert_same(detector.tensors, before)
-    np.testing.assert_array_equal(images.raw, raw)
-    assert first.score.dtype == first.confidence.dtype == np.float64
-    assert first.label.dtype == np.int64
-    assert ((first.confidence >= 0) & (first.confidence <= 1)).all()
-
-    # Higher = more in-distribution: class features themselves score above random directions.
-    perfect = ImageFeatures(classes.features, classes.features[:, None, :])
-    own = method.score(detector, perfect)
-    assert own.score.mean() > first.score.mean()
-    np.testing.assert_array_equal(own.label, np.arange(5))
-
-    none = ImageFeatures(np.empty((0, 16), np.float32), np.empty((0, 9, 16), np.float32))
-    assert len(method.score(detector, none)) == 0
-
-
 @pytest.mark.parametrize("method", BY_ITSELF, ids=lambda method: method.name)
 def test_scores_do_not_depend_on_the_length_of_features_or_the_order_of_images(
     method: Method,
@@ -159,20 +123,6 @@ def test_scores_do_not_depend_on_the_length_of_features_or_the_order_of_images(
     other = ImageFeatures(images.raw[::-1] * 17, images.local[::-1] * 0.01)
     reversed_scores = method.score(detector, other)
     np.testing.assert_allclose(reversed_scores.score[::-1], scores.score, rtol=1e-5)
-
-
-@pytest.mark.parametrize("method", BY_ITSELF, ids=lambda method: method.name)
-def test_an_image_alone_scores_as_beside_others(method: Method) -> None:
-    images, detector = make_images(), fit(method, make_classes())
-    scores = method.score(detector, images)
-    assert images.local is not None
-    alone = [
-        method.score(detector, ImageFeatures(images.raw[row:][:1], images.local[row:][:1]))
-        for row in range(len(images))
-    ]
-    np.testing.assert_allclose(
-        np.concatenate([each.score for each in alone]), scores.score, rtol=1e-5
-    )
 
 
 @pytest.mark.parametrize("method", STREAMS, ids=lambda method: method.name)

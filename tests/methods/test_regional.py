@@ -11,61 +11,24 @@ from numpy.typing import NDArray
 from vlood.backbone.image_features import ImageFeatures, unit
 from vlood.errors import UsageError
 from vlood.methods import adaneg, linear_probe, registry, tanl
-from vlood.methods.contract import Detector, make_settings
-from vlood.methods.ensemble import combined
+from vlood.methods.contract import Detector
 from vlood.methods.gl_mcm import local_concept_match
 from vlood.methods.local_prompt import regional_concept_match
 from vlood.methods.regional import regional_ends, regional_idness, softmax_ends
-from vlood.negatives.negative_features import NegativeFeatures
 from vlood.prompts.templates import ClassFeatures
-from vlood.training.labelled import LabelledFeatures
+
+from . import life
+from .life import World, normal
 
 Array = NDArray[Any]
 N, ROWS, COLUMNS, K, M, D, SCALE = 5, 2, 3, 4, 30, 16, 20.0
 R = ROWS * COLUMNS
-NAMES = tuple("abcd")
-
-
-def normal(*shape: int, seed: int) -> Array:
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-IMAGES = ImageFeatures(normal(N, D, seed=0) * 3, normal(N, R, D, seed=1) * 2, (ROWS, COLUMNS))
-CLASSES = ClassFeatures.of(list(NAMES), normal(K, D, seed=2))
-TRAINING = LabelledFeatures(normal(8 * K, D, seed=11) * 3, np.arange(8 * K) % K)
-NEGATIVES = NegativeFeatures.of([f"n{row}" for row in range(M)], normal(M, D, seed=3))
-# Labels from K on are those of negatives.
-WITH_MADE = LabelledFeatures(
-    np.concatenate([TRAINING.raw, normal(2, D, seed=13)]), np.append(TRAINING.labels, [K, K + 1])
-)
+WORLD = World(K, D, M, (ROWS, COLUMNS), SCALE)
+IMAGES, CLASSES = WORLD.images(N)[0], WORLD.texts
 
 
 def detector(method: str, classes: ClassFeatures = CLASSES, **values: Any) -> Detector:
-    found = registry.get(method)
-    settings = make_settings(found, values)
-    if method == "ensemble":
-        members = {name: detector(name, classes) for name in ("mcm", "neglabel")}
-        known = [registry.score(one, IMAGES).score for one in members.values()]
-        return combined(members, settings, known)
-    if method == "clipn":
-        tensors = {"class_features": classes.features, "no_features": unit(normal(K, D, seed=4))}
-    elif method == "linear-probe":
-        tensors = {"weight": normal(K, D, seed=5), "bias": normal(K, seed=6)}
-    elif method == "local-prompt":
-        names = ("class_features", "local_features", "local_negative_features")
-        tensors = {name: unit(normal(K, D, seed=7 + at)) for at, name in enumerate(names)}
-    elif method == "mixoe":
-        tensors = {"weight": normal(K, D, seed=5), "bias": normal(K, seed=6)}
-    elif found.learns:
-        beside: dict[str, Any] = {"layers": (D,), "negatives": NEGATIVES}
-        needs = {name: beside[name] for name in found.record.needs if name in beside}
-        images = WITH_MADE if method == "synood" else TRAINING
-        return found.fit(classes, settings, SCALE, images=images, **needs)
-    else:
-        given: dict[str, Any] = {"negatives": NEGATIVES, "noise": normal(9, D, seed=10)}
-        needs = {name: given[name] for name in found.record.needs if name in given}
-        return found.fit(classes, settings, SCALE, **needs)
-    return Detector(method, settings, NAMES, tensors, SCALE)
+    return life.detector(method, WORLD, classes, **values)
 
 
 def as_images(images: ImageFeatures = IMAGES) -> ImageFeatures:
@@ -78,8 +41,8 @@ def as_images(images: ImageFeatures = IMAGES) -> ImageFeatures:
 def test_every_method_maps_every_region_between_nought_and_one(method: str) -> None:
     if method not in {entry.name for entry in registry.BUILT_INS}:
         pytest.skip("a plug-in: its detectors are its own")
-    if "text-tower" in registry.get(method).record.needs:
-        pytest.skip("learned prompts compile to detectors of mcm or msp")
+    if method in life.COMPILED:
+        pytest.skip("compiles to detectors of other methods")
     one = detector(method)
     found = regional_idness(one, IMAGES)
     assert found.shape == (N, ROWS, COLUMNS)

@@ -93,8 +93,8 @@ def test_nltks_archive_is_read(wordnet_folder: Path, tmp_path: Path) -> None:
 
 def test_relations(wordnet_folder: Path) -> None:
     relations = WordNetRelations.open(wordnet_folder)
-    assert relations.knows("Domestic Dog")
-    assert relations.knows("pug dog")  # written with a hyphen there
+    assert "dog" in relations.lemmas("Domestic Dog")
+    assert "pug-dog" in relations.lemmas("pug dog")  # written with a hyphen there
     assert relations.lemmas("dog") == {"dog", "domestic dog", "canis familiaris"}
     dog = {"animal", "animate being", "entity", "pug", "pug-dog"}
     assert relations.related("dog") == relations.related("dogs") == dog
@@ -109,7 +109,6 @@ def test_relations(wordnet_folder: Path) -> None:
 @pytest.mark.parametrize("term", ["zebra", "able", "", " ", "a b c", "\0", "../dog", "x" * 500])
 def test_what_is_no_noun_has_no_relations(wordnet_folder: Path, term: str) -> None:
     relations = WordNetRelations.open(wordnet_folder)
-    assert not relations.knows(term)
     assert relations.related(term) == relations.lemmas(term) == frozenset()
 
 

@@ -71,17 +71,6 @@ class ModelSpec:
         return cls(text, ModelForm.TAG, head, source)
 
 
-def known_models() -> list[tuple[str, str]]:
-    """Return every (architecture, tag) that ``ARCH:TAG`` accepts, in open_clip's order."""
-    from vlood.backbone.library import open_clip
-
-    return [
-        (architecture, tag)
-        for architecture, tag in open_clip.list_pretrained()
-        if _right_activation(architecture, tag) == architecture
-    ]
-
-
 def _forms() -> str:
     return ", ".join(form.value for form in ModelForm)
 

@@ -29,7 +29,6 @@ TUNED = ("full", "lora", "projection", "visual", "text")
 MLP = r"(?:visual\.)?transformer\.resblocks\.\d+\.mlp\.c_(?:fc|proj)"
 CONVOLUTIONS = r"visual\.layer\d\.\d+\.conv[123]"
 ATTENTION = "attn.in_proj_weight"
-SCALE = "logit_scale"
 
 
 def trainable_names(module: Any, tuned: str) -> list[str]:

@@ -38,9 +38,7 @@ def apply(
             show_default=False,
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a detector.", rich_help_panel="Output")
-    ] = False,
+    overwrite: opt.OverwriteDetector = False,
     model: opt.ModelOrOwn = None,
     device: opt.DeviceOption = opt.Device.auto,
     precision: opt.PrecisionOption = opt.Precision.auto,
@@ -63,13 +61,8 @@ def apply(
     start_logging(quiet)
     from dataclasses import replace
 
-    from vlood.cli.prepare import (
-        ModelOptions,
-        load_model,
-        open_cache,
-        open_detector,
-        with_global_prompts_of,
-    )
+    from vlood.cli.model_options import ModelOptions, load_model, open_cache
+    from vlood.cli.saved_detectors import open_detector, with_global_prompts_of
     from vlood.detector.folder import check_new
     from vlood.engines.applying import apply_detector, check_applicable
     from vlood.engines.mining import Encoder

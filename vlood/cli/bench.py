@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vlood.cli import options as opt
+from vlood.cli.bench_output import list_suites, print_built, print_statuses, shown
 from vlood.cli.guard import FAILED, guarded
 from vlood.cli.talk import note, start_logging, warn
 from vlood.errors import UsageError
 
 if TYPE_CHECKING:
     from vlood.cli.entrants import Fits
-    from vlood.evaluation.suites import BuiltList, SetStatus, Suite
+    from vlood.evaluation.suites import Suite
 
 _PANEL = "Run"
 _SETTINGS = "Settings"
@@ -55,7 +55,7 @@ def bench(
             show_default=False,
         ),
     ] = None,
-    json_lines: Annotated[bool, typer.Option("--json", help="JSON Lines, as when piped.")] = False,
+    json_lines: opt.JsonLines = False,
     detector: Annotated[
         list[Path] | None,
         typer.Option(
@@ -79,16 +79,7 @@ def bench(
             "--skip-missing", help="Go without the sets that are not there.", rich_help_panel=_PANEL
         ),
     ] = False,
-    train: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--train",
-            metavar="IN",
-            help="Labelled images, or embeddings, that methods learn from; repeat to join.",
-            rich_help_panel=_SETTINGS,
-            show_default=False,
-        ),
-    ] = None,
+    train: Annotated[list[str] | None, opt.train_of(_SETTINGS)] = None,
     shots: Annotated[
         str | None,
         typer.Option(
@@ -192,23 +183,18 @@ def bench(
     if suite is None:
         if root is not None or check or build_lists is not None:
             raise UsageError("these options are about one suite; name it, such as traditional-four")
-        _list_suites([suites.read_suite(name) for name in suites.suite_names()], as_json)
+        list_suites([suites.read_suite(name) for name in suites.suite_names()], as_json)
         return
     chosen = suites.read_suite(suite)
     if check or build_lists is not None:
         _look(chosen, _folder(root, "--check and --build-lists need"), check, build_lists, as_json)
         return
+    from vlood.cli.class_options import ClassOptions, split_names
     from vlood.cli.entrants import Fits, shares_of, shots_of
     from vlood.cli.eval_sets import shifted_sets
     from vlood.cli.evaluation import EvalOptions, carry_out, mode_of
-    from vlood.cli.prepare import (
-        ClassOptions,
-        ModelOptions,
-        ReadOptions,
-        open_detector,
-        refuse_with_detector,
-        split_names,
-    )
+    from vlood.cli.model_options import ModelOptions, ReadOptions
+    from vlood.cli.saved_detectors import open_detector, refuse_with_detector
     from vlood.cli.training_inputs import training_source
     from vlood.engines.evaluating.suite_sets import left_out, licences, suite_sets
 
@@ -301,16 +287,16 @@ def _look(chosen: Suite, root: Path, check: bool, build_lists: Path | None, as_j
         if build_lists.exists() and not build_lists.is_dir():
             raise UsageError(f"--build-lists {build_lists}: is a file; name a folder")
         built = suites.build_lists(chosen, root, build_lists)
-        _print_built(built, as_json)
+        print_built(built, as_json)
         failed = all(one.path is None for one in built)
     if check:
         statuses = suites.check_suite(chosen, root)
-        _print_statuses(statuses, as_json)
+        print_statuses(statuses, as_json)
         for shared in suites.find_overlaps(chosen, root):
             images = "image" if shared.count == 1 else "images"
             warn(
                 f"{shared.ood} shares {shared.count:,} {images} with {shared.id}, such as "
-                f"{_shown(shared.example)}: each is a sure error"
+                f"{shown(shared.example)}: each is a sure error"
             )
         lacking = [one for one in statuses if one.state != "present"]
         if lacking:
@@ -346,90 +332,3 @@ def _drawn_world(quiet: bool) -> Path:
         warn(f"drawing the pictogram world in {place}/", quiet=quiet)
         write_world(place, world_pictures(0))
     return place
-
-
-def _list_suites(found: list[Suite], as_json: bool) -> None:
-    if as_json:
-        for one in found:
-            sys.stdout.write(json.dumps(_facts(one)) + "\n")
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("suite", "what", "near", "far", "shifted ID"):
-        table.add_column(column, overflow="fold")
-    for one in found:
-        groups = (", ".join(each.name for each in one.group(g)) for g in ("near", "far", "shift"))
-        table.add_row(one.name, one.title, *groups)
-    Console(highlight=False).print(table)
-    typer.echo("'vlood bench SUITE --root DIR --check' says what is there.", err=True)
-
-
-def _facts(one: Suite) -> dict[str, Any]:
-    return {
-        "suite": one.name,
-        "title": one.title,
-        "protocol": one.protocol,
-        "classes": list(one.classes) if isinstance(one.classes, tuple) else one.classes,
-        "class_count": one.class_count,
-        "sets": {group: [each.name for each in one.group(group)] for group in _groups()},
-        "notes": list(one.notes),
-    }
-
-
-def _groups() -> tuple[str, ...]:
-    from vlood.evaluation.suites.suite import GROUPS
-
-    return GROUPS
-
-
-def _print_statuses(statuses: list[SetStatus], as_json: bool) -> None:
-    for one in statuses:
-        if as_json:
-            record = {
-                "set": one.set.name,
-                "group": one.set.group,
-                "state": one.state,
-                "rows": one.rows,
-                "expected": one.set.rows,
-                "absent": one.absent,
-                "problem": one.problem,
-                "how": one.how,
-                "licence": one.set.licence,
-                "notes": list(one.set.notes),
-            }
-            sys.stdout.write(json.dumps(record) + "\n")
-            continue
-        rows = f" ({one.rows:,} images)" if one.state == "present" else f": {one.problem}"
-        sys.stdout.write(_shown(f"{one.state} {one.set.group} {one.set.name}{rows}") + "\n")
-        if one.state != "present":
-            sys.stdout.write(f"    expected: {_shown(one.how)}\n")
-            sys.stdout.write(f"    licence: {_shown(one.set.licence)}\n")
-        for each in one.set.notes:
-            sys.stdout.write(f"    note: {_shown(each)}\n")
-
-
-def _print_built(built: list[BuiltList], as_json: bool) -> None:
-    for one in built:
-        if as_json:
-            record = {
-                "set": one.set.name,
-                "group": one.set.group,
-                "list": None if one.path is None else str(one.path),
-                "rows": one.rows,
-                "refused": one.refused,
-            }
-            sys.stdout.write(json.dumps(record) + "\n")
-        elif one.path is not None:
-            line = f"written {one.set.group} {one.set.name}: {one.path} ({one.rows:,} images)"
-            sys.stdout.write(_shown(line) + "\n")
-        else:
-            line = f"not made {one.set.group} {one.set.name}: {one.refused}"
-            sys.stdout.write(_shown(line) + "\n")
-
-
-def _shown(text: str) -> str:
-    from vlood.evaluation.report_files import printable
-
-    return printable(text)

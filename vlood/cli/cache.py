@@ -23,7 +23,7 @@ app = typer.Typer(
 @guarded
 def info(
     cache: opt.CacheFolder = None,
-    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    json_lines: opt.OneJson = False,
 ) -> None:
     """Say where the cache is, how large, and whose embeddings it holds.
 

@@ -72,16 +72,9 @@ def calibrate(
       vlood calibrate my-detector --id known-good/ --tpr 0.99 --per-class
     """
     start_logging(quiet)
-    from vlood.cli.prepare import (
-        ModelOptions,
-        ReadOptions,
-        check_width,
-        load_model,
-        open_cache,
-        open_detector,
-        scored,
-        sources_of,
-    )
+    from vlood.cli.model_options import ModelOptions, ReadOptions, load_model, open_cache
+    from vlood.cli.saved_detectors import open_detector
+    from vlood.cli.sources import check_width, scored, sources_of
     from vlood.detector.calibration_report import describe, warnings_of
     from vlood.detector.folder import adapter_of, check_new, save_detector
     from vlood.detector.saved import check_backbone

@@ -7,14 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from vlood.cli.prepare import ClassOptions, ModelOptions, ReadOptions, stream_settings
+from vlood.cli.class_options import ClassOptions
+from vlood.cli.model_options import ModelOptions, ReadOptions, stream_settings
 from vlood.cli.talk import progress, warn
 from vlood.cli.tuning_run import print_cost, watched
 from vlood.engines.captioned_images import Account, CaptionSet, caption_set, usable
-from vlood.engines.detectors import Fitted, refuse_captions, settings_by_method
+from vlood.engines.detectors import settings_by_method
 from vlood.engines.few_shot import fit_from_images
+from vlood.engines.fitted import Fitted
+from vlood.engines.method_needs import refuse_captions
 from vlood.engines.mining import Encoder
-from vlood.engines.records import printable
+from vlood.engines.printable import printable
 from vlood.engines.tuning import TuningRun
 from vlood.engines.tuning_costs import RunCost, run_cost
 from vlood.images.captions import find_captions

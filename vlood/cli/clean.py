@@ -148,18 +148,15 @@ def clean(
       vlood clean train/ --by images | jq -r 'select(.problem == "duplicate") | .path'
     """
     start_logging(quiet)
-    from vlood.cli.prepare import (
-        ClassOptions,
+    from vlood.cli.class_options import ClassOptions, detectors_of
+    from vlood.cli.model_options import (
         ModelOptions,
         ReadOptions,
-        check_width,
-        detectors_of,
-        embedding_width,
         load_model,
         open_cache,
-        sources_of,
         stream_settings,
     )
+    from vlood.cli.sources import check_width, embedding_width, sources_of
     from vlood.engines.cleaning import (
         CleaningSettings,
         check_labels,
@@ -306,7 +303,7 @@ def _print_table(found: Cleaned) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from vlood.engines.records import printable
+    from vlood.engines.printable import printable
     from vlood.evaluation.cleaning.suspects import PROBLEMS
 
     console = Console(highlight=False)

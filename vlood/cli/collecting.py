@@ -17,7 +17,8 @@ from vlood.errors import UsageError
 
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
-    from vlood.cli.prepare import ModelOptions, ReadOptions, Source
+    from vlood.cli.model_options import ModelOptions, ReadOptions
+    from vlood.cli.sources import Source
     from vlood.engines.collect_labels import Labels
     from vlood.engines.collected_folder import Written
     from vlood.engines.pools import Pool
@@ -71,7 +72,7 @@ def sources_of_pool(
     Raises:
         UsageError: an input does not exist, or kinds that do not go together are mixed.
     """
-    from vlood.cli.prepare import Source
+    from vlood.cli.sources import Source
     from vlood.features.embeddings import looks_like_embeddings
 
     stored = [
@@ -289,7 +290,7 @@ def check_counts(counts: Sequence[int], labels: Labels, strict: bool, quiet: boo
 
 
 def _some(names: Sequence[str]) -> str:
-    from vlood.engines.records import printable
+    from vlood.engines.printable import printable
 
     shown = ", ".join(printable(name) for name in names[:_SHOWN])
     return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vlood.cli import options as opt
 from vlood.cli.guard import guarded
 from vlood.cli.talk import note, start_logging
 from vlood.errors import UsageError
@@ -49,7 +50,7 @@ def corpora(
         Path | None,
         typer.Option("-o", "--output", help="Write the terms to a .txt, .csv or .parquet file."),
     ] = None,
-    json_lines: Annotated[bool, typer.Option("--json", help="JSON Lines, as when piped.")] = False,
+    json_lines: opt.JsonLines = False,
 ) -> None:
     """List the word lists for negatives, or read one and say what is in it.
 
@@ -150,7 +151,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
         f"first: {', '.join(facts['first'])}",
         f"SHA-256 of the ordered terms: {facts['sha256']}",
     ]
-    from vlood.engines.records import printable
+    from vlood.engines.printable import printable
 
     for line in filter(None, lines):
         sys.stdout.write(f"{printable(line)}\n")

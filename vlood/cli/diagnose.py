@@ -17,7 +17,8 @@ from vlood.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from vlood.cli.prepare import ModelOptions, ReadOptions, Source
+    from vlood.cli.model_options import ModelOptions, ReadOptions
+    from vlood.cli.sources import Source
     from vlood.detector.saved import SavedDetector
     from vlood.engines.diagnosing import Diagnosis
     from vlood.engines.training_images import LabelledBatch
@@ -94,7 +95,8 @@ def diagnose(
       vlood diagnose test/ --classes c.txt --model ViT-B-32:openai --model ViT-B-16:openai
     """
     start_logging(quiet)
-    from vlood.cli.prepare import ModelOptions, ReadOptions, sources_of
+    from vlood.cli.model_options import ModelOptions, ReadOptions
+    from vlood.cli.sources import sources_of
     from vlood.engines.records import to_json
     from vlood.features.atomic import write_atomically
     from vlood.prompts.classes import read_classes
@@ -165,7 +167,7 @@ def _entrants(
     Raises:
         UsageError: a detector is of other classes, or was made without a model.
     """
-    from vlood.cli.prepare import open_detector
+    from vlood.cli.saved_detectors import open_detector
 
     found = [_Entrant(name) for name in models or []]
     for folder in folders or []:
@@ -201,7 +203,8 @@ def _measured(
     quiet: bool,
 ) -> tuple[Diagnosis, dict[str, str]]:
     """Measure an entrant; return what could not be read too."""
-    from vlood.cli.prepare import labelled, load_model, open_cache
+    from vlood.cli.model_options import load_model, open_cache
+    from vlood.cli.sources import labelled
     from vlood.cli.talk import progress
     from vlood.detector.saved import check_backbone
     from vlood.engines.diagnosing import diagnose as measure

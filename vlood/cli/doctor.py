@@ -7,7 +7,6 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -35,7 +34,7 @@ _PACKAGES = (
 @guarded
 def doctor(
     cache: opt.CacheFolder = None,
-    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    json_lines: opt.OneJson = False,
 ) -> None:
     """Check the installation and say what works here, offline included.
 

@@ -54,16 +54,16 @@ def embed(
       vlood score photos.store --classes cats,dogs
     """
     start_logging(quiet)
-    from vlood.cli.prepare import (
+    from vlood.cli.model_options import (
         ModelOptions,
         ReadOptions,
         load_model,
         open_cache,
-        sources_of,
         stream_settings,
     )
+    from vlood.cli.sources import sources_of
     from vlood.engines.embedding import embed_images, store_meta
-    from vlood.engines.records import printable
+    from vlood.engines.printable import printable
     from vlood.features.store import EmbeddingStoreWriter
 
     run = ModelOptions(model, device.value, precision.value, batch_size, workers, cache, no_cache)

@@ -8,17 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlood.cli.prepare import (
-    ModelOptions,
-    ReadOptions,
-    Source,
-    check_width,
-    load_model,
-    open_cache,
-    open_detector,
-    scored,
-    sources_of,
-)
+from vlood.cli.class_options import settings_of
+from vlood.cli.model_options import ModelOptions, ReadOptions, load_model, open_cache
+from vlood.cli.saved_detectors import open_detector
+from vlood.cli.sources import Source, check_width, scored, sources_of
 from vlood.cli.talk import SHOWN_ERRORS, progress, warn
 from vlood.detector.saved import check_backbone
 from vlood.engines.ensembling import (
@@ -28,7 +21,7 @@ from vlood.engines.ensembling import (
     member_scores_of,
     names_of,
 )
-from vlood.engines.records import printable
+from vlood.engines.printable import printable
 from vlood.errors import UsageError
 from vlood.methods import registry
 from vlood.methods.contract import make_settings
@@ -191,12 +184,8 @@ def _model_of(members: dict[str, SavedDetector], model: str | None, run: ModelOp
 
 
 def _values(asked: EnsembleOptions, settings: Sequence[str] | None) -> dict[str, str]:
-    values = {}
-    for text in settings or ():
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise UsageError(f"--set {text}: expected NAME=VALUE, e.g. --set fit=isotonic")
-        values[name.strip().removeprefix(f"{METHOD}.")] = value.strip()
+    given = settings_of(settings, example="fit=isotonic")
+    values = {name.removeprefix(f"{METHOD}."): value for name, value in given.items()}
     if asked.combine is not None:
         values["combine"] = asked.combine
     return values

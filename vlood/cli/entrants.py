@@ -9,16 +9,9 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlood.cli.prepare import (
-    ClassOptions,
-    ModelOptions,
-    ReadOptions,
-    Source,
-    check_width,
-    embedding_width,
-    fitted_of,
-    scored,
-)
+from vlood.cli.class_options import ClassOptions, fitted_of
+from vlood.cli.model_options import ModelOptions, ReadOptions
+from vlood.cli.sources import Source, check_width, embedding_width, scored
 from vlood.cli.talk import progress, warn
 from vlood.cli.training_inputs import training_set_of, views_of
 from vlood.detector.saved import check_backbone
@@ -39,7 +32,7 @@ from vlood.training.few_shot import check_shots
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
     from vlood.detector.saved import SavedDetector
-    from vlood.engines.detectors import Fitted
+    from vlood.engines.fitted import Fitted
     from vlood.engines.negatives import NegativesChoice
     from vlood.engines.scoring import ScoredBatch
     from vlood.features.cache import FeatureCache

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vlood.cli.prepare import sources_of, with_labels
+from vlood.cli.sources import sources_of, with_labels
 from vlood.engines.evaluating.sets import ID, EvalSet
 from vlood.errors import UsageError
 from vlood.images.shifts import parse_shifts

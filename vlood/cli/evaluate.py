@@ -92,24 +92,8 @@ def evaluate(
         ),
     ] = None,
     overlap: opt.OverlapOption = opt.Overlap.refuse,
-    train: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--train",
-            metavar="IN",
-            help="Labelled images, or embeddings, that methods learn from; repeat to join.",
-            rich_help_panel=_TRAINING,
-            show_default=False,
-        ),
-    ] = None,
-    train_labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="Labels of --train embeddings (.npy or .txt, one a row).",
-            rich_help_panel=_TRAINING,
-            show_default=False,
-        ),
-    ] = None,
+    train: Annotated[list[str] | None, opt.train_of(_TRAINING)] = None,
+    train_labels: opt.TrainLabels = None,
     shots: Annotated[
         str | None,
         typer.Option(
@@ -120,16 +104,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    label_noise: Annotated[
-        float,
-        typer.Option(
-            "--label-noise",
-            metavar="SHARE",
-            help="Make this share of the training labels wrong, drawn by --seed, to see what it "
-            "does.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = 0.0,
+    label_noise: opt.LabelNoise = 0.0,
     seeds: Annotated[
         str | None,
         typer.Option(
@@ -218,18 +193,13 @@ def evaluate(
       vlood eval --class-embeddings names.npy --id a.npy --id-labels labels.npy --ood b=b.npy
     """
     start_logging(quiet)
+    from vlood.cli.class_options import ClassOptions, split_names
     from vlood.cli.entrants import Fits, numbers_of, shots_of
     from vlood.cli.eval_sets import eval_sets
     from vlood.cli.evaluation import EvalOptions, carry_out, mode_of
-    from vlood.cli.prepare import (
-        ClassOptions,
-        ModelOptions,
-        ReadOptions,
-        open_detector,
-        refuse_with_detector,
-        sources_of,
-        split_names,
-    )
+    from vlood.cli.model_options import ModelOptions, ReadOptions
+    from vlood.cli.saved_detectors import open_detector, refuse_with_detector
+    from vlood.cli.sources import sources_of
     from vlood.cli.training_inputs import training_source
     from vlood.engines.classifiers import check_images, choose, choose_for
     from vlood.methods import registry

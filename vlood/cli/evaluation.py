@@ -16,22 +16,18 @@ from typing import TYPE_CHECKING
 import typer
 
 from vlood.cli import options as opt
+from vlood.cli.class_options import ClassOptions
 from vlood.cli.entrants import Fits, Tools, fitted_entrants, saved_entrants, with_thresholds
 from vlood.cli.guard import SOME_UNREADABLE
-from vlood.cli.prepare import (
-    ClassOptions,
+from vlood.cli.model_options import (
     ModelOptions,
     ReadOptions,
-    Source,
-    check_together,
-    check_width,
-    embedding_width,
     load_model,
     open_cache,
-    open_detector,
     stream_settings,
-    with_global_prompts_of,
 )
+from vlood.cli.saved_detectors import check_together, open_detector, with_global_prompts_of
+from vlood.cli.sources import Source, check_width, embedding_width
 from vlood.cli.talk import note, progress, warn, warn_unreadable
 from vlood.engines.evaluating.calibrating import remembered
 from vlood.engines.evaluating.comparing import comparisons, result_rows, severity_rows

@@ -160,7 +160,7 @@ def _say(written: dict[str, Any]) -> None:
     if not sys.stdout.isatty():
         sys.stdout.write(json.dumps(written) + "\n")
         return
-    from vlood.engines.records import printable
+    from vlood.engines.printable import printable
 
     if written.get("written") is False:
         for each in written["files"]:

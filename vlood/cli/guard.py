@@ -77,7 +77,7 @@ def _system_error(error: OSError) -> str:
     """Say what the operating system refused, and of which file, as far as it tells."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the output cannot be written: the disk is full; free some space"
-    from vlood.engines.records import printable
+    from vlood.engines.printable import printable
 
     what = f"{printable(str(error.filename))}: " if error.filename else ""
     return f"{what}{error.strerror or error}; check the place and its permissions"

@@ -18,7 +18,7 @@ from vlood.cli.talk import note, start_logging
 from vlood.errors import UsageError
 
 if TYPE_CHECKING:
-    from vlood.cli.prepare import ModelOptions
+    from vlood.cli.model_options import ModelOptions
     from vlood.detector.importing.formats import ImportOptions
     from vlood.detector.importing.report import ImportReport
     from vlood.detector.importing.target import Target
@@ -204,7 +204,7 @@ def import_(
 
     named = None if classes is None else read_classes(classes)
     if "--model" in _TAKES[format]:
-        from vlood.cli.prepare import ModelOptions
+        from vlood.cli.model_options import ModelOptions
 
         used = model or (None if format is ImportFormat.embeddings else opt.DEFAULT_MODEL)
         run = ModelOptions(used or "", device.value, precision.value, 1, None, cache, no_cache)
@@ -271,7 +271,7 @@ def _bank(path: Path) -> NegativeBank:
 
 
 def _target(classes: tuple[ClassName, ...] | None, model: str | None, run: ModelOptions) -> Target:
-    from vlood.cli.prepare import load_model, open_cache
+    from vlood.cli.model_options import load_model, open_cache
     from vlood.detector.importing.target import Target
 
     made_by = {"vlood": __version__}

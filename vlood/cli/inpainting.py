@@ -17,7 +17,7 @@ from vlood.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from vlood.cli.prepare import ModelOptions, ReadOptions
+    from vlood.cli.model_options import ModelOptions, ReadOptions
 
 
 def check_options(
@@ -83,7 +83,8 @@ def inpaint_images(
     from importlib.metadata import version
 
     from vlood.backbone.device import choose_device, choose_precision
-    from vlood.cli.prepare import Source, stream_settings
+    from vlood.cli.model_options import stream_settings
+    from vlood.cli.sources import Source
     from vlood.engines.collected_folder import begin, check_folder, complete, folder_names
     from vlood.engines.inpainting import (
         A_CLASS,
@@ -101,7 +102,7 @@ def inpaint_images(
         read_contexts,
         write_records,
     )
-    from vlood.engines.records import printable
+    from vlood.engines.printable import printable
     from vlood.engines.synthesis import (
         check_installed,
         check_making,

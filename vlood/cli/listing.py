@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vlood.cli import options as opt
 from vlood.cli.guard import guarded
 from vlood.cli.talk import start_logging
 
@@ -21,7 +22,7 @@ def methods(
     name: Annotated[
         str | None, typer.Argument(help="Show one method with its settings.", show_default=False)
     ] = None,
-    json_lines: Annotated[bool, typer.Option("--json", help="JSON Lines, as when piped.")] = False,
+    json_lines: opt.JsonLines = False,
 ) -> None:
     """List the detectors: what they need, what their temperature is, and where they are from.
 

@@ -7,10 +7,9 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from vlood.cli import mine_options as own
 from vlood.cli import options as opt
 from vlood.cli.guard import guarded
 from vlood.cli.talk import note, progress, start_logging
@@ -23,155 +22,31 @@ if TYPE_CHECKING:
     from vlood.negatives.mining import MiningSettings
     from vlood.negatives.prompting import Prompting
 
-_CHOICE = "Choice"
-_WORDS = "Words"
-
 
 @guarded
 def mine(
-    output: Annotated[
-        Path,
-        typer.Option("-o", "--output", help="Folder of the bank.", rich_help_panel="Output"),
-    ],
+    output: own.Output,
     classes: opt.Classes = None,
-    corpus: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Where the words are from: imagenet21k, bundled, wordnet:DIR, wordnet:download, a "
-            "word list (.txt, .csv, .parquet, or FILE:COLUMN), a folder of lists, or embeddings "
-            "with names in a .txt beside them; repeat to join. Default: imagenet21k (bundled with "
-            "--model bundled).",
-            show_default=False,
-            rich_help_panel=_WORDS,
-        ),
-    ] = None,
-    preset: Annotated[
-        str,
-        typer.Option(
-            help="vlood, or a published way for parity: neglabel, openood-vlm, csp. Other options "
-            "override what it sets.",
-            rich_help_panel=_CHOICE,
-        ),
-    ] = "vlood",
-    size: Annotated[
-        str | None,
-        typer.Option(
-            help="How many negatives: a number, or auto: ten a class, from 1,000 to 10,000, at "
-            "most half of the words.",
-            show_default=False,
-            rich_help_panel=_CHOICE,
-        ),
-    ] = None,
-    keep: Annotated[
-        float | None,
-        typer.Option(
-            help="Or the share kept of the nouns and of the adjectives (NegLabel: 0.15).",
-            show_default=False,
-            rich_help_panel=_CHOICE,
-        ),
-    ] = None,
-    rule: Annotated[
-        str | None,
-        typer.Option(
-            help="How the quantile is read: linear (NegLabel) or index (OpenOOD-VLM).",
-            show_default=False,
-            rich_help_panel=_CHOICE,
-        ),
-    ] = None,
-    quantile: Annotated[
-        float | None,
-        typer.Option(
-            help="Of a word's cosines with the classes; 0.95 by default.",
-            show_default=False,
-            rich_help_panel=_CHOICE,
-        ),
-    ] = None,
-    together: Annotated[
-        bool,
-        typer.Option(
-            "--together", help="Let nouns and adjectives compete.", rich_help_panel=_CHOICE
-        ),
-    ] = False,
-    leaks: Annotated[
-        str | None,
-        typer.Option(
-            help="Words left out because they collide with a class: some of exact, lemma, wordnet, "
-            "similarity; or none. Default: all.",
-            show_default=False,
-            rich_help_panel=_CHOICE,
-        ),
-    ] = None,
-    similarity: Annotated[
-        float | None,
-        typer.Option(
-            help="The cosine with a class from which a word collides; 0.95 by default.",
-            show_default=False,
-            rich_help_panel=_CHOICE,
-        ),
-    ] = None,
-    near_duplicates: Annotated[
-        float | None,
-        typer.Option(
-            help="The cosine with a chosen word from which another is left out; above 1: never. "
-            "0.95 by default.",
-            show_default=False,
-            rich_help_panel=_CHOICE,
-        ),
-    ] = None,
-    wordnet: Annotated[
-        Path | None,
-        typer.Option(
-            help="WordNet folder whose hypernyms and hyponyms of classes are left out.",
-            show_default=False,
-            rich_help_panel=_CHOICE,
-        ),
-    ] = None,
-    exclude_lex: Annotated[
-        str | None,
-        typer.Option(
-            help="WordNet lexicographer files to leave out, e.g. noun.animal,noun.food.",
-            show_default=False,
-            rich_help_panel=_WORDS,
-        ),
-    ] = None,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Words as they are written.", rich_help_panel=_WORDS)
-    ] = False,
-    all_lemmas: Annotated[
-        bool,
-        typer.Option(
-            "--all-lemmas", help="Every name of a synset, not the first.", rich_help_panel=_WORDS
-        ),
-    ] = False,
+    corpus: own.Corpus = None,
+    preset: own.Preset = "vlood",
+    size: own.Size = None,
+    keep: own.Keep = None,
+    rule: own.Rule = None,
+    quantile: own.Quantile = None,
+    together: own.Together = False,
+    leaks: own.Leaks = None,
+    similarity: own.Similarity = None,
+    near_duplicates: own.NearDuplicates = None,
+    wordnet: own.Wordnet = None,
+    exclude_lex: own.ExcludeLex = None,
+    raw: own.Raw = False,
+    all_lemmas: own.AllLemmas = False,
     template: opt.Template = None,
-    noun_template: Annotated[
-        list[str] | None,
-        typer.Option(
-            help='Of nouns; repeat to average. Default: --template, else "the nice {}".',
-            show_default=False,
-            rich_help_panel=_WORDS,
-        ),
-    ] = None,
-    adjective_template: Annotated[
-        list[str] | None,
-        typer.Option(
-            help='Of adjectives; repeat to average. Default: "This is a {} photo".',
-            show_default=False,
-            rich_help_panel=_WORDS,
-        ),
-    ] = None,
+    noun_template: own.NounTemplate = None,
+    adjective_template: own.AdjectiveTemplate = None,
     class_embeddings: opt.ClassEmbeddings = None,
-    index: Annotated[
-        str,
-        typer.Option(
-            help="FAISS index of the bank: auto, flat, hnsw, ivfpq or none.",
-            rich_help_panel="Output",
-        ),
-    ] = "auto",
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Replace a bank.", rich_help_panel="Output"),
-    ] = False,
+    index: own.Index = "auto",
+    overwrite: own.Overwrite = False,
     model: opt.Model = opt.DEFAULT_MODEL,
     device: opt.DeviceOption = opt.Device.auto,
     precision: opt.PrecisionOption = opt.Precision.auto,
@@ -191,7 +66,7 @@ def mine(
       vlood mine --classes imagenet-1k --corpus wordnet:download --preset neglabel -o parity
     """
     start_logging(quiet)
-    from vlood.cli.prepare import ModelOptions, load_model, open_cache
+    from vlood.cli.model_options import ModelOptions, load_model, open_cache
     from vlood.engines.mining import (
         Encoder,
         choose_model_corpus,

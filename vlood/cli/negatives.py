@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vlood.cli.prepare import ModelOptions
+    from vlood.cli.model_options import ModelOptions
     from vlood.engines.mining import Encoder
     from vlood.negatives.bank import NegativeBank
 
@@ -47,7 +47,7 @@ def show(
     dropped: Annotated[
         bool, typer.Option("--dropped", help="List what mining left out, and why.")
     ] = False,
-    json_lines: Annotated[bool, typer.Option("--json", help="JSON Lines, as when piped.")] = False,
+    json_lines: opt.JsonLines = False,
 ) -> None:
     """Say what a bank holds: words, classes, model, how it was made, its index and its recall.
 
@@ -97,7 +97,7 @@ def show_bank(path: Path, held: NegativeBank, piped: bool) -> None:
     if piped:
         sys.stdout.write(json.dumps(facts) + "\n")
         return
-    from vlood.engines.records import printable
+    from vlood.engines.printable import printable
 
     told = {name: _plain(value) for name, value in facts.items()}
     told["classes"] = told["classes"] or "any"
@@ -136,7 +136,7 @@ def search(
     precision: opt.PrecisionOption = opt.Precision.auto,
     cache: opt.CacheFolder = None,
     no_cache: opt.NoCache = False,
-    json_lines: Annotated[bool, typer.Option("--json", help="JSON Lines, as when piped.")] = False,
+    json_lines: opt.JsonLines = False,
 ) -> None:
     """Find the negatives nearest to texts or images.
 
@@ -147,7 +147,7 @@ def search(
       vlood negatives search bank drum --template 'the nice {}' --top 20
     """
     start_logging(quiet=False)
-    from vlood.cli.prepare import ModelOptions
+    from vlood.cli.model_options import ModelOptions
     from vlood.engines.bank_search import open_nearest
     from vlood.negatives.bank_folder import load_bank
 
@@ -188,7 +188,7 @@ def leaks(
         Path | None,
         typer.Option("-o", "--output", help="Write the bank without them.", show_default=False),
     ] = None,
-    json_lines: Annotated[bool, typer.Option("--json", help="JSON Lines, as when piped.")] = False,
+    json_lines: opt.JsonLines = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """List the negatives that collide with class names: the bank's own, or others.
@@ -318,7 +318,7 @@ def _model_of(held: NegativeBank, asked: str | None) -> str:
 
 
 def _encoder(run: ModelOptions) -> Encoder:
-    from vlood.cli.prepare import load_model, open_cache
+    from vlood.cli.model_options import load_model, open_cache
     from vlood.engines.mining import Encoder
 
     return Encoder(load_model(run), open_cache(run))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ _MODEL = "Model"
 _INPUT = "Input"
 _CLASSES = "Classes and method"
 _OUTPUT = "Output"
+_TRAINING = "Training"
 _STATISTICS = "Statistics"
 
 
@@ -284,6 +285,29 @@ OverlapOption = Annotated[
         rich_help_panel=_INPUT,
     ),
 ]
+OverwriteDetector = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a detector.", rich_help_panel=_OUTPUT)
+]
+JsonLines = Annotated[bool, typer.Option("--json", help="JSON Lines, as when piped.")]
+OneJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+TrainLabels = Annotated[
+    Path | None,
+    typer.Option(
+        "--train-labels",
+        help="Labels of --train embeddings (.npy or .txt, one a row).",
+        show_default=False,
+        rich_help_panel=_TRAINING,
+    ),
+]
+LabelNoise = Annotated[
+    float,
+    typer.Option(
+        "--label-noise",
+        metavar="SHARE",
+        help="Make this share of the training labels wrong, drawn by --seed, to see what it does.",
+        rich_help_panel=_TRAINING,
+    ),
+]
 FprModeOption = Annotated[
     str,
     typer.Option(
@@ -301,3 +325,14 @@ Resamples = Annotated[
         rich_help_panel=_STATISTICS,
     ),
 ]
+
+
+def train_of(panel: str) -> Any:
+    """Declare --train of a command that compares methods, in its panel for that."""
+    return typer.Option(
+        "--train",
+        metavar="IN",
+        help="Labelled images, or embeddings, that methods learn from; repeat to join.",
+        rich_help_panel=panel,
+        show_default=False,
+    )

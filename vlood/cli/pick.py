@@ -132,14 +132,13 @@ def pick(
       vlood pick --id good/ --ood bad/ | jq -r 'select(.status == "recommended") | .method'
     """
     start_logging(quiet)
+    from vlood.cli.class_options import ClassOptions, split_names
     from vlood.cli.eval_sets import eval_sets
-    from vlood.cli.prepare import (
-        ClassOptions,
+    from vlood.cli.model_options import (
         ModelOptions,
         ReadOptions,
         load_model,
         open_cache,
-        split_names,
         stream_settings,
     )
     from vlood.engines.detectors import settings_by_method

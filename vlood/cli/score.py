@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from vlood.cli import options as opt
+from vlood.cli import score_options as own
 from vlood.cli.guard import guarded, leave
 from vlood.cli.interrupt import INTERRUPTED
 from vlood.cli.score_output import (
@@ -38,133 +35,25 @@ from vlood.errors import UsageError
 @guarded
 def score(
     inputs: opt.Inputs,
-    detector: Annotated[
-        Path | None,
-        typer.Option(
-            help="A saved detector's folder: it needs no other option.",
-            rich_help_panel="Classes and method",
-            show_default=False,
-        ),
-    ] = None,
+    detector: own.Detector = None,
     classes: opt.Classes = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="Which score; `vlood methods` lists them. Default: mcm.",
-            rich_help_panel="Classes and method",
-            show_default=False,
-        ),
-    ] = None,
+    method: own.Method = None,
     model: opt.ModelOrOwn = None,
     classifier: opt.Classifier = None,
     classifier_set: opt.ClassifierSetting = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", help="Write to a file.", rich_help_panel="Output", show_default=False
-        ),
-    ] = None,
+    output: own.Output = None,
     format: opt.FormatOption = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Call images that score below it OOD.",
-            rich_help_panel="Decide",
-            show_default=False,
-        ),
-    ] = None,
-    threshold_free: Annotated[
-        bool,
-        typer.Option(
-            "--threshold-free",
-            help="clipn: decide by its own rule, without a threshold. ATD: OOD where none of the "
-            'classes is likelier than each (atd_compare says of what); CTW: where the "no" of the '
-            "likeliest class wins.",
-            rich_help_panel="Decide",
-        ),
-    ] = False,
-    alpha: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            max=1.0,
-            help="Call images OOD whose p-value is at most this: of images like the calibration's, "
-            "at most this share is. For calibrated detectors.",
-            rich_help_panel="Decide",
-            show_default=False,
-        ),
-    ] = None,
-    tpr: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            max=1.0,
-            help="Find the threshold that keeps this share of the --calibrate-on images; "
-            "0.95 by default.",
-            rich_help_panel="Decide",
-            show_default=False,
-        ),
-    ] = None,
-    calibrate_on: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Images known to be in-distribution; repeatable.",
-            rich_help_panel="Decide",
-            show_default=False,
-        ),
-    ] = None,
-    fail_on_ood: Annotated[
-        bool,
-        typer.Option(
-            "--fail-on-ood", help="Exit 4 when anything is OOD.", rich_help_panel="Decide"
-        ),
-    ] = False,
-    explain: Annotated[
-        bool,
-        typer.Option(
-            "--explain",
-            help="Add the likeliest classes, the nearest negatives and a sentence to each record.",
-            rich_help_panel="Output",
-        ),
-    ] = False,
-    heatmap: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Draw for each image where in it the detector sees its classes, as a PNG in this "
-            "folder, and name it in the record. Violet is OOD, yellow ID; a colour stands for the "
-            "same value in all pictures of a detector, so pictures compare. A picture is named by "
-            "its record's number and replaces only another heat map. Needs images and a CLIP ViT "
-            "or ResNet.",
-            rich_help_panel="Output",
-            show_default=False,
-        ),
-    ] = None,
-    heatmap_limit: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Draw the first so many inputs only; 0: all. Default: 200.",
-            rich_help_panel="Output",
-            show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Go on with an interrupted -o file.", rich_help_panel="Output"
-        ),
-    ] = False,
-    state: Annotated[
-        Path | None,
-        typer.Option(
-            "--state",
-            help="State of a test-time method (.safetensors): gone on with if it is there, "
-            "written at the end.",
-            rich_help_panel="Classes and method",
-            show_default=False,
-        ),
-    ] = None,
+    threshold: own.Threshold = None,
+    threshold_free: own.ThresholdFree = False,
+    alpha: own.Alpha = None,
+    tpr: own.Tpr = None,
+    calibrate_on: own.CalibrateOn = None,
+    fail_on_ood: own.FailOnOod = False,
+    explain: own.Explain = False,
+    heatmap: own.Heatmap = None,
+    heatmap_limit: own.HeatmapLimit = None,
+    resume: own.Resume = False,
+    state: own.State = None,
     negatives: opt.Negatives = None,
     template: opt.Template = None,
     class_embeddings: opt.ClassEmbeddings = None,
@@ -202,25 +91,20 @@ def score(
       find . -name '*.jpg' -print0 | vlood score -0 - --model bundled --classes world | jq .score
     """
     start_logging(quiet)
-    from vlood.cli.prepare import (
-        ClassOptions,
-        ModelOptions,
-        ReadOptions,
+    from vlood.cli.class_options import ClassOptions, detectors_of
+    from vlood.cli.model_options import ModelOptions, ReadOptions, load_model, open_cache
+    from vlood.cli.saved_detectors import (
         check_decidable,
-        check_width,
-        detectors_of,
-        embedding_width,
-        load_model,
-        open_cache,
         open_detector,
         refuse_with_detector,
-        sources_of,
         with_global_prompts_of,
     )
+    from vlood.cli.sources import check_width, embedding_width, sources_of
     from vlood.detector.saved import check_backbone
     from vlood.engines.classifiers import choose_for, classifier_digest
     from vlood.engines.heatmaps import check_model
-    from vlood.engines.records import FileSink, columns_of
+    from vlood.engines.record_files import FileSink
+    from vlood.engines.records import columns_of
     from vlood.engines.scoring import Decision, check_own_rule, records_of
     from vlood.methods import registry
 

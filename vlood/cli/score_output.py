@@ -15,7 +15,9 @@ from vlood.errors import UsageError
 
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
-    from vlood.cli.prepare import ClassOptions, ModelOptions, ReadOptions, Source
+    from vlood.cli.class_options import ClassOptions
+    from vlood.cli.model_options import ModelOptions, ReadOptions
+    from vlood.cli.sources import Source
     from vlood.engines.heatmaps import Heatmaps
     from vlood.engines.records import Record, Sink, Tally
     from vlood.methods.contract import Detector
@@ -27,7 +29,7 @@ def chosen_format(output: Path | None, format: opt.Format | None) -> str:
     Raises:
         UsageError: there can be no such file, or the format is not for the place.
     """
-    from vlood.engines.records import check_place
+    from vlood.engines.record_files import check_place
 
     if output is None or _is_stream(output):
         plain = "table" if output is None and sys.stdout.isatty() else "jsonl"
@@ -57,13 +59,8 @@ def open_sink(
     quiet: bool,
 ) -> tuple[Sink, Tally, list[Record]]:
     """Open where the records go, and return those kept from an interrupted run."""
-    from vlood.engines.records import (
-        CsvLines,
-        FileSink,
-        JsonLines,
-        Tally,
-        TerminalTable,
-    )
+    from vlood.engines.record_files import FileSink
+    from vlood.engines.records import CsvLines, JsonLines, Tally, TerminalTable
 
     tally = Tally()
     if output is None or _is_stream(output):
@@ -84,7 +81,7 @@ def open_sink(
 
 def is_finished(output: Path) -> bool:
     """Say whether an earlier run wrote this file to its end."""
-    from vlood.engines.records import is_complete
+    from vlood.engines.record_files import is_complete
 
     return output.is_file() and is_complete(output)
 
@@ -93,7 +90,9 @@ def complete_tally(
     output: Path, format: str, source: Source, read: ReadOptions, method: str
 ) -> Tally:
     """Count the records of a complete file, after making sure that they are of these inputs."""
-    from vlood.engines.records import Tally, path_cell, read_records
+    from vlood.engines.printable import path_cell
+    from vlood.engines.record_files import read_records
+    from vlood.engines.records import Tally
 
     tally = Tally()
     if source.embeddings is not None:
@@ -160,14 +159,14 @@ def fingerprint_of(
 
 def error_line(record: Record) -> str:
     """Say which input could not be read, and why."""
-    from vlood.engines.records import printable
+    from vlood.engines.printable import printable
 
     return f"{printable(record['path'])}: {printable(record['error'])}"
 
 
 def abandon(sink: Sink, tally: Tally | None) -> None:
     """Keep what is finished; say where it is when a person stopped the run."""
-    from vlood.engines.records import FileSink
+    from vlood.engines.record_files import FileSink
 
     if not isinstance(sink, FileSink):
         if tally is not None:
@@ -216,7 +215,7 @@ def heatmaps_of(
     read: ReadOptions,
 ) -> Heatmaps:
     """Return what draws the pictures."""
-    from vlood.cli.prepare import stream_settings
+    from vlood.cli.model_options import stream_settings
     from vlood.engines.heatmaps import DEFAULT_LIMIT, Heatmaps
 
     wanted = DEFAULT_LIMIT if limit is None else limit

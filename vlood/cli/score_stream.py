@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vlood.backbone.backbone import Backbone
-    from vlood.cli.prepare import ClassOptions, ModelOptions, ReadOptions, Source
+    from vlood.cli.class_options import ClassOptions
+    from vlood.cli.model_options import ModelOptions, ReadOptions
+    from vlood.cli.sources import Source
     from vlood.engines.explaining import NearestNegatives
     from vlood.engines.heatmaps import Heatmaps
     from vlood.engines.records import Record
@@ -39,7 +41,7 @@ def scored_batches(
     """
     from itertools import chain, islice
 
-    from vlood.cli.prepare import stream_settings
+    from vlood.cli.model_options import stream_settings
     from vlood.engines.scoring import is_stream, score_embeddings, score_images
 
     streaming = is_stream(scorer.detectors[0])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vlood.cli import options as opt
 from vlood.cli.guard import guarded
 from vlood.cli.talk import start_logging
 from vlood.errors import UsageError
@@ -28,7 +29,7 @@ def show(
             "or records."
         ),
     ],
-    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    json_lines: opt.OneJson = False,
     no: Annotated[
         bool,
         typer.Option(
@@ -93,7 +94,7 @@ def show(
 
 def _plain(value: Any) -> str:
     """Show a value to a person."""
-    from vlood.engines.records import printable
+    from vlood.engines.printable import printable
 
     if value is None or value == [] or value == {}:
         return "-"
@@ -219,7 +220,7 @@ def _show_results(path: Path, json_lines: bool) -> None:
 
 
 def _records(path: Path) -> dict[str, Any]:
-    from vlood.engines.records import read_json_lines
+    from vlood.engines.record_files import read_json_lines
 
     count = errors = ood = 0
     lowest, highest, methods = float("inf"), float("-inf"), set()

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from vlood.cli.prepare import ModelOptions, ReadOptions, Source, labelled, sources_of
+from vlood.cli.model_options import ModelOptions, ReadOptions
+from vlood.cli.sources import Source, labelled, sources_of
 from vlood.cli.talk import progress, warn_unreadable
 from vlood.engines.synthetic_images import with_synthetic
 from vlood.engines.training_images import LabelledBatch, TrainingSet

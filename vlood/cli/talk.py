@@ -55,7 +55,7 @@ def warn_unreadable(reasons: Mapping[str, object], summary: str, *, quiet: bool)
 
     Says nothing where all could be read.
     """
-    from vlood.engines.records import printable
+    from vlood.engines.printable import printable
 
     for path, reason in list(reasons.items())[:SHOWN_ERRORS]:
         warn(f"{printable(path)}: {printable(str(reason))}", quiet=quiet)

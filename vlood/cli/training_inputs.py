@@ -10,20 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vlood.cli.prepare import (
-    ClassOptions,
-    ModelOptions,
-    ReadOptions,
-    Source,
-    labelled,
-    sources_of,
-    stream_settings,
-    with_labels,
-)
+from vlood.cli.class_options import ClassOptions
+from vlood.cli.model_options import ModelOptions, ReadOptions, stream_settings
+from vlood.cli.sources import Source, labelled, sources_of, with_labels
 from vlood.cli.talk import progress, warn, warn_unreadable
-from vlood.engines.detectors import Fitted, settings_by_method
+from vlood.engines.detectors import settings_by_method
+from vlood.engines.fitted import Fitted
 from vlood.engines.negatives import NegativesChoice
-from vlood.engines.records import printable
+from vlood.engines.printable import printable
 from vlood.engines.training_checks import ReadErrors
 from vlood.engines.training_images import (
     Candidates,

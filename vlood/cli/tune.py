@@ -2,226 +2,51 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from vlood.cli import options as opt
+from vlood.cli import tune_options as own
 from vlood.cli.guard import SOME_UNREADABLE, guarded
-from vlood.cli.talk import start_logging, warn
+from vlood.cli.talk import start_logging
+from vlood.cli.tune_output import list_methods, report
 from vlood.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vlood.cli.prepare import Source
+    from vlood.cli.sources import Source
     from vlood.detector.saved import SavedDetector
-    from vlood.engines.detectors import Fitted
-    from vlood.engines.tuning import TuningRun
-    from vlood.training.labelled import LabelledFeatures
-
-_TRAINING = "Training"
-_ENSEMBLE = "Ensemble"
 
 
 @guarded
 def tune(
-    method: Annotated[
-        str | None,
-        typer.Argument(
-            help="Which method; --list names them. Or classifier, a closed-world one for cooked.",
-            show_default=False,
-        ),
-    ] = None,
-    members: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[DIR]...", help="ensemble: the detectors to combine.", show_default=False
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            help="Folder of the detector.",
-            show_default=False,
-            rich_help_panel="Output",
-        ),
-    ] = None,
-    listed: Annotated[bool, typer.Option("--list", help="List the methods and leave.")] = False,
+    method: own.Method = None,
+    members: own.Members = None,
+    output: own.Output = None,
+    listed: own.List = False,
     classes: opt.Classes = None,
-    train: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--train",
-            metavar="IN",
-            help="Labelled images (a folder a class, or lists) or embeddings that a method learns "
-            "from; repeat to join.",
-            show_default=False,
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    train_labels: Annotated[
-        Path | None,
-        typer.Option(
-            "--train-labels",
-            help="Labels of --train embeddings (.npy or .txt, one a row).",
-            show_default=False,
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    captions: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--captions",
-            metavar="IN",
-            help="Images with captions that clipn learns from: .tar shards (key.jpg, key.txt or "
-            "key.json), .csv or .jsonl with path and caption; repeat to join.",
-            show_default=False,
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    no_train: Annotated[
-        str | None,
-        typer.Option(
-            "--no-train",
-            metavar="full|lora|prompts",
-            help='clipn: what of the "no" text tower is trained; full by default.',
-            show_default=False,
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    init: Annotated[
-        Path | None,
-        typer.Option(
-            "--init",
-            metavar="FILE|DIR",
-            help="classifier: local weights to start from, read weights-only, or another "
-            "classifier's folder; by default from scratch.",
-            show_default=False,
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    tuned: Annotated[
-        str | None,
-        typer.Option(
-            "--tune",
-            metavar="full|lora|projection|visual|text",
-            help="cma: what of the model is tuned; lora by default.",
-            show_default=False,
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    synthetic: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--synthetic",
-            metavar="IN",
-            help="synood: made images just outside the classes (`vlood collect --synthesize "
-            "--inpaint` makes some), or their embeddings; labels are not needed; repeat to join.",
-            show_default=False,
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    lambda_value: Annotated[
-        float | None,
-        typer.Option(
-            "--lambda",
-            help="cma, locoop: what the second part of the loss weighs; with cma 0 is FLYP.",
-            show_default=False,
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    shots: Annotated[
-        int | None,
-        typer.Option(
-            "--shots",
-            help="Train on so many images of each class, drawn by --seed; by default on all.",
-            show_default=False,
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    label_noise: Annotated[
-        float,
-        typer.Option(
-            "--label-noise",
-            metavar="SHARE",
-            help="Make this share of the training labels wrong, drawn by --seed, to see what it "
-            "does.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = 0.0,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Go on with a run that was stopped; its state is in DIR.run.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Measure what training would cost: pictures, steps, time, memory, disk.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = False,
-    log: Annotated[
-        Path | None,
-        typer.Option(
-            "--log",
-            help="CSV with loss, rate and seconds of every step; kept without the seconds in DIR.",
-            show_default=False,
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    combine: Annotated[
-        str | None,
-        typer.Option(
-            "--combine",
-            metavar="rank|probability",
-            help="Average ranks among known images (the default), or calibrated probabilities.",
-            show_default=False,
-            rich_help_panel=_ENSEMBLE,
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            "--weights",
-            metavar="W,W...",
-            help="A weight a detector, in their order; equal by default.",
-            show_default=False,
-            rich_help_panel=_ENSEMBLE,
-        ),
-    ] = None,
-    id_inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--id",
-            metavar="IN",
-            help="Held-out known images to rank among; by default those that each detector was "
-            "calibrated on.",
-            show_default=False,
-            rich_help_panel=_ENSEMBLE,
-        ),
-    ] = None,
-    ood_inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--ood",
-            metavar="IN",
-            help="OOD images to fit probabilities with, for --combine probability.",
-            show_default=False,
-            rich_help_panel=_ENSEMBLE,
-        ),
-    ] = None,
+    train: own.Train = None,
+    train_labels: opt.TrainLabels = None,
+    captions: own.Captions = None,
+    no_train: own.NoTrain = None,
+    init: own.Init = None,
+    tuned: own.TunedPart = None,
+    synthetic: own.Synthetic = None,
+    lambda_value: own.Lambda = None,
+    shots: own.Shots = None,
+    label_noise: opt.LabelNoise = 0.0,
+    resume: own.Resume = False,
+    dry_run: own.DryRun = False,
+    log: own.Log = None,
+    combine: own.Combine = None,
+    weights: own.Weights = None,
+    id_inputs: own.Known = None,
+    ood_inputs: own.Strange = None,
     model: opt.Model = opt.DEFAULT_MODEL,
     classifier: opt.Classifier = None,
     classifier_set: opt.ClassifierSetting = None,
@@ -232,9 +57,7 @@ def tune(
     global_prompts: opt.GlobalPrompts = None,
     logit_scale: opt.LogitScale = None,
     setting: opt.Setting = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a detector.", rich_help_panel="Output")
-    ] = False,
+    overwrite: opt.OverwriteDetector = False,
     root: opt.Root = None,
     fast_decode: opt.FastDecode = False,
     background: opt.Background = "255,255,255",
@@ -306,7 +129,7 @@ def tune(
     """
     start_logging(quiet)
     if listed:
-        _list()
+        list_methods()
         return
     if method is None or output is None:
         raise UsageError("tune: name a method and -o FOLDER; `vlood tune --list` has the methods")
@@ -318,7 +141,7 @@ def tune(
         asked.refuse_for(method)
     if method == "classifier":
         from vlood.cli import tune_classifier
-        from vlood.cli.prepare import ModelOptions, ReadOptions
+        from vlood.cli.model_options import ModelOptions, ReadOptions
 
         tune_classifier.run(
             output,
@@ -357,16 +180,11 @@ def tune(
         return
     if init is not None:
         raise UsageError(f"--init: is for `vlood tune classifier`; {method} starts by its --set")
-    from vlood.cli.prepare import (
-        ClassOptions,
-        ModelOptions,
-        ReadOptions,
-        load_model,
-        open_cache,
-        with_global_prompts_of,
-    )
-    from vlood.cli.synthetic_inputs import joined, synthetic_source
-    from vlood.cli.training_inputs import cost_of, training_set_of, training_source
+    from vlood.cli.class_options import ClassOptions
+    from vlood.cli.model_options import ModelOptions, ReadOptions, load_model, open_cache
+    from vlood.cli.saved_detectors import with_global_prompts_of
+    from vlood.cli.synthetic_inputs import synthetic_source
+    from vlood.cli.training_inputs import training_source
     from vlood.cli.tuning_run import run_folder
     from vlood.detector.folder import check_new, save_detector
     from vlood.engines.classifiers import check_images, choose, with_classifier
@@ -404,7 +222,7 @@ def tune(
             asked, setting, chosen_model, run, read, provenance, quiet=quiet
         )
         save_detector(output, saved)
-        _report(output, saved)
+        report(output, saved)
         if some:
             raise typer.Exit(SOME_UNREADABLE)
         return
@@ -425,7 +243,6 @@ def tune(
         training=bool(train or captions),
     )
     source = training_source(train, train_labels, [] if shots is None else [shots], read)
-    draw = None if shots is None else (shots, seed)
     beside = choose(classifier, classifier_set, wanted.methods, wanted.side.names())
     check_images(beside, "--train", embeddings=source is not None and source.embeddings is not None)
     run = replace(run, classifier=beside)
@@ -440,8 +257,7 @@ def tune(
     backbone = load_model(run) if needs_model else None
     if source is not None and backbone is not None:
         check_model(chosen.name, backbone)
-    store = None if backbone is None else open_cache(run)
-    encoder = None if backbone is None else Encoder(backbone, store)
+    encoder = None if backbone is None else Encoder(backbone, open_cache(run))
     unreadable: Mapping[str, object] = {}
     training_log = None
     if captions:
@@ -465,84 +281,30 @@ def tune(
         fitted, training_log, unreadable = done
         provenance |= {"captions": captions, "left_out": dict(unreadable)}
     elif source is None:
-        from vlood.cli.prepare import fitted_of
+        from vlood.cli.class_options import fitted_of
 
         fitted = fitted_of(wanted, encoder, quiet=quiet)[0]
     else:
-        from vlood.cli.training_inputs import views_of
-        from vlood.cli.tuning_run import print_cost, watched
-        from vlood.engines.detectors import training_negatives
-        from vlood.engines.few_shot import fit_from_images
-        from vlood.training.workers import workers as processes
+        from vlood.cli.tune_images import tune_on_images
 
-        def announce(text: str) -> None:
-            warn(text, quiet=quiet)
-
-        named = training_negatives(
-            chosen.name, wanted.side, wanted.negatives, encoder, announce=announce
-        )
-
-        def fit(images: LabelledFeatures, how: TuningRun) -> Fitted:
-            return fit_from_images(
-                method,
-                wanted.side,
-                images,
-                shots=shots,
-                seed=seed,
-                settings=wanted.settings,
-                encoder=encoder,
-                negatives=named,
-                announce=announce,
-                run=how,
-                label_noise=label_noise,
-            )
-
-        if dry_run:
-            print_cost(
-                cost_of(
-                    fit,
-                    chosen,
-                    source,
-                    wanted,
-                    backbone,
-                    run,
-                    read,
-                    store,
-                    draw,
-                    seed,
-                    quiet,
-                    negatives=named,
-                    synthetic=made,
-                )
-            )
-            return
-        local = chosen.learns_from_whole_regions
-        found = training_set_of(
-            source,
+        learned = tune_on_images(
+            method,
             wanted,
-            backbone,
+            source,
+            made,
+            encoder,
             run,
             read,
-            store,
-            local=local,
-            quiet=quiet,
-            draw=draw,
-            negatives=named,
-        )
-        if made is not None and named.found is not None:
-            count = len(wanted.side.names())
-            found = joined(found, made, count, named.found, backbone, run, read, store, quiet=quiet)
-        unreadable = found.unreadable
-        fitted, training_log = watched(
-            lambda how: fit(found.images, how),
             folder,
-            views_of(source, backbone, run, read, store),
+            shots=shots,
+            label_noise=label_noise,
+            dry=dry_run,
+            seed=seed,
             quiet=quiet,
         )
-        if not processes().is_main:
+        if learned is None:
             return
-        for text in _notes(fitted):
-            warn(text, quiet=quiet)
+        fitted, training_log, unreadable = learned
         provenance["train"] = source.inputs
         if made is not None:
             provenance["synthetic"] = made.inputs
@@ -553,19 +315,14 @@ def tune(
     saved = with_global_prompts_of(saved, global_prompts)
     save_detector(output, saved)
     folder.remove()
-    _report(output, saved)
+    report(output, saved)
     if unreadable:
         raise typer.Exit(SOME_UNREADABLE)
 
 
-def _notes(fitted: Fitted) -> list[str]:
-    """Return what a method has to say of how it learned."""
-    return [] if fitted.learned is None else list(fitted.learned.about.get("notes", []))
-
-
 def _check_global_prompts(folder: Path, method: str, classes: tuple[str, ...]) -> None:
     """Refuse --global-prompts that will not fit, before anything is trained."""
-    from vlood.cli.prepare import open_detector
+    from vlood.cli.saved_detectors import open_detector
     from vlood.engines.global_prompts import METHOD, check_global_prompts
 
     if method != METHOD:
@@ -583,58 +340,8 @@ def _with_stored_model(saved: SavedDetector, source: Source) -> SavedDetector:
     return saved if found is None else replace(saved, model_name=found[0], backbone=found[1])
 
 
-def _list() -> None:
-    from vlood.methods import registry
-
-    for method in registry.all_methods():
-        kind = "from class names"
-        if "detectors" in method.record.needs:
-            kind = "from detectors"
-        elif method.record.trains:
-            kind = "from images" if method.learns else "needs training"
-        if sys.stdout.isatty():
-            sys.stdout.write(f"{method.name:<14} {kind:<18} {method.record.summary}\n")
-        else:
-            row = {
-                "method": method.name,
-                "trains": method.record.trains,
-                "learns_from_images": method.learns,
-            }
-            sys.stdout.write(json.dumps(row) + "\n")
-
-
 def _command() -> str:
     """Return the command as it was typed, its program's folder left out."""
     import shlex
 
     return shlex.join(["vlood", *sys.argv[1:]])
-
-
-def _report(output: Path, saved: SavedDetector) -> None:
-    facts = {
-        "detector": str(output),
-        "method": saved.detector.method,
-        **({} if saved.learned is None else {"learned": saved.learned.kind}),
-        "classes": len(saved.classes),
-        **({"members": list(saved.members)} if saved.members else {}),
-        "negatives": len(saved.negatives),
-        "model": saved.model_name,
-        **{
-            name: saved.provenance[name]
-            for name in ("training_images", "shots", "seed")
-            if "training_images" in saved.provenance
-        },
-    }
-    if not sys.stdout.isatty():
-        sys.stdout.write(json.dumps(facts) + "\n")
-        return
-    trained = ""
-    if "training_images" in saved.provenance:
-        trained = f"{saved.provenance['training_images']} training images, "
-    if saved.learned is not None:
-        trained = f"learned {saved.learned.kind}, {trained}"
-    sys.stdout.write(
-        f"{output}: {saved.detector.method}, {len(saved.classes)} classes, "
-        f"{len(saved.negatives)} negatives, {trained}{saved.model_name or 'embeddings alone'}\n"
-        f"next: vlood calibrate {output} --id IN   (a threshold and p-values from known images)\n"
-    )

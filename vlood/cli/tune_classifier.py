@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import typer
 
+from vlood.cli.class_options import settings_of
 from vlood.cli.guard import SOME_UNREADABLE
-from vlood.cli.prepare import ModelOptions, ReadOptions, settings_of, stream_settings
+from vlood.cli.model_options import ModelOptions, ReadOptions, stream_settings
 from vlood.cli.talk import progress, warn, warn_unreadable
 from vlood.cli.training_inputs import training_source
 from vlood.cli.tuning_run import print_cost, run_folder, shown

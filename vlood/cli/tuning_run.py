@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vlood.cli.talk import Progress, progress, warn
-from vlood.engines.detectors import Fitted
+from vlood.engines.fitted import Fitted
 from vlood.engines.tuning import TuningRun, ViewSource
 from vlood.engines.tuning_costs import RunCost
 from vlood.training.checkpoints import RunFolder, without_times

@@ -225,19 +225,6 @@ def threshold_at_alpha(
     )
 
 
-def thresholds_for(calibration: Calibration, predicted: ArrayLike) -> NDArray[np.float64]:
-    """Return the threshold float64 [N] of each predicted class [N]; the whole's where it has none.
-
-    Raises:
-        UsageError: the classes are not whole numbers [N].
-    """
-    classes = _classes(predicted, None)
-    found = np.full(classes.shape, calibration.threshold)
-    for number, value in calibration.per_class.items():
-        found[classes == number] = value
-    return found
-
-
 def set_digest(digests: Iterable[bytes]) -> str:
     """Return one hex digest of a set of images from their own; order and repeats do not matter."""
     joined = blake2b(digest_size=16)
@@ -261,7 +248,7 @@ def _one_a_row(values: ArrayLike, what: str) -> NDArray[np.float64]:
     return given
 
 
-def _classes(predicted: ArrayLike, n: int | None) -> NDArray[np.int64]:
+def _classes(predicted: ArrayLike, n: int) -> NDArray[np.int64]:
     given = np.asarray(predicted)
     if given.size == 0 and given.ndim == 1:
         given = given.astype(np.int64)
@@ -270,7 +257,7 @@ def _classes(predicted: ArrayLike, n: int | None) -> NDArray[np.int64]:
             f"the predicted classes are {given.dtype} of shape {given.shape}; expected class "
             "numbers from 0 on, one an image"
         )
-    if n is not None and given.size != n:
+    if given.size != n:
         raise UsageError(
             f"{given.size} predicted classes meet {n} scores; give one class for each score"
         )

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from vlood.detector.adapter_files import is_tuned_model
 from vlood.detector.saved import Learned, SavedDetector, check_backbone
-from vlood.engines.detectors import Fitted, fit_all
+from vlood.engines.detectors import fit_all
+from vlood.engines.fitted import Fitted
 from vlood.engines.global_prompts import METHOD as LOCAL_PROMPT
 from vlood.engines.global_prompts import with_neglabel
 from vlood.engines.mining import Encoder

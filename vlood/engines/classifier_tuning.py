@@ -24,7 +24,7 @@ from vlood.features.stream import StreamSettings
 from vlood.images.augment import Augmentation
 from vlood.methods.classifier_settings import ClassifierSettings
 from vlood.methods.classifier_training import Lesson, TrainedNetwork, split, train_network
-from vlood.methods.contract import settings_from
+from vlood.methods.settings import settings_from
 from vlood.training.checkpoints import RunFolder, without_times
 from vlood.training.costs import CostProbe
 from vlood.training.labelled import LabelledFeatures, with_label_noise
@@ -184,9 +184,7 @@ def tune_classifier(
     noisy = with_label_noise(blank, label_noise, plan.names, how.seed).labels.copy()
     noisy[aside] = labels[aside]
     digest = _digest(read.digests, noisy)
-    augmentation = Augmentation(
-        own.size, how.seed, own.smallest_crop, own.flip, own.colour, own.interpolation
-    )
+    augmentation = Augmentation((own.smallest_crop, 1.0), own.flip, own.colour, own.interpolation)
     preprocessing = plan.input.preprocessing()
     about = {
         "method": "classifier",
@@ -196,7 +194,7 @@ def tune_classifier(
         "init": plan.init,
         "device": how.device,
     }
-    with feeding(read, augmentation, settings) as feed:
+    with feeding(read, augmentation, settings, side=own.size, seed=how.seed) as feed:
         plain = feed.plain(aside, preprocessing.prepare, own.size)
         trained = train_network(
             plan.network,

@@ -41,7 +41,6 @@ from vlood.images.item import ImageItem
 if TYPE_CHECKING:
     from vlood.backbone.backbone import Backbone
 
-BY = ("both", "images", "names")
 COLUMNS = (
     *("path", "label", "problem", "severity", "suggested_label", "confidence"),
     *("suggested_confidence", "outlier", "score", "duplicate_of", "similarity", "exact"),

@@ -11,7 +11,8 @@ from typing import Any
 
 from vlood import __version__
 from vlood.engines.cleaning import COLUMNS, Cleaned
-from vlood.engines.records import CsvLines, printable, to_json
+from vlood.engines.printable import printable
+from vlood.engines.records import CsvLines, to_json
 from vlood.errors import ImageError, UsageError
 from vlood.evaluation.cleaning.keep_lists import Entry, list_bytes, unlisted
 from vlood.evaluation.cleaning.page import Card, Section, clean_page, data_uri

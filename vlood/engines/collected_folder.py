@@ -30,7 +30,8 @@ from vlood.engines.collect_labels import Labels
 from vlood.engines.collecting import Collected
 from vlood.engines.inpainting import NEAR_FOLDER, RECORDS
 from vlood.engines.pools import Pool
-from vlood.engines.records import Record, printable, rounded, to_json
+from vlood.engines.printable import printable
+from vlood.engines.records import Record, rounded, to_json
 from vlood.engines.synthesis import MADE_FOLDER
 from vlood.errors import ImageError, UsageError
 from vlood.evaluation.cleaning.keep_lists import Entry, list_bytes, unlisted

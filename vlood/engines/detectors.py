@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vlood.engines.fitted import Fitted
+from vlood.engines.method_needs import check_widths, data_of, noise_features, refuse_unmet
 from vlood.engines.mining import Encoder
 from vlood.engines.negatives import Announce, NegativesChoice, find_negatives
 from vlood.engines.text_side import TextSide, class_side
@@ -17,7 +18,6 @@ from vlood.methods import registry
 from vlood.methods.contract import (
     DATA,
     Detector,
-    Learned,
     Method,
     MethodRecord,
     TunedDetector,
@@ -27,7 +27,6 @@ from vlood.negatives.negative_features import NegativeFeatures
 from vlood.negatives.prompting import Prompting
 from vlood.prompts.classes import ClassName
 from vlood.prompts.templates import DEFAULT_TEMPLATE, ClassFeatures
-from vlood.training.captioned import CaptionedFeatures
 from vlood.training.labelled import LabelledFeatures
 
 if TYPE_CHECKING:
@@ -35,59 +34,6 @@ if TYPE_CHECKING:
     from vlood.engines.tuning import TuningRun
 
 _ALLOWED = ("classes", "local", "negatives", "noise")
-
-
-@dataclass(frozen=True)
-class TrainedOn:
-    """What images a detector was trained on.
-
-    Attributes:
-        images: how many.
-        shots: images a class that were drawn, or None where all were used.
-        seed: of the draw and the training.
-        sampled: ids of those drawn.
-        digest: of their embeddings.
-        label_noise: share of the labels that were made wrong.
-    """
-
-    images: int
-    shots: int | None
-    seed: int
-    sampled: tuple[str, ...]
-    digest: str
-    label_noise: float = 0.0
-
-    def provenance(self) -> dict[str, Any]:
-        """Return what a saved detector keeps of it; JSON-able."""
-        return {
-            "training_images": self.images,
-            "shots": self.shots,
-            "seed": self.seed,
-            "training_digest": self.digest,
-            "sampled": list(self.sampled),
-            **({"label_noise": self.label_noise} if self.label_noise else {}),
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """A detector with what it was fitted from.
-
-    Attributes:
-        detector: it.
-        templates: the class templates, none with class embeddings.
-        negatives: its negatives, or None.
-        trained: the images it was trained on, or None where it learned nothing.
-        learned: what was learned beside the detector's own tensors, or None.
-        backbone: the tuned model that it is of, or None where the model stayed as it was.
-    """
-
-    detector: Detector
-    templates: tuple[str, ...]
-    negatives: NegativeFeatures | None = None
-    trained: TrainedOn | None = None
-    learned: Learned | None = None
-    backbone: Backbone | None = None
 
 
 def fit_all(
@@ -150,17 +96,17 @@ def fit_all(
                 )
             given["negatives"] = sides[key]
         if "noise" in record.needs:
-            given["noise"] = _noise_features(method.name, encoder)
+            given["noise"] = noise_features(method.name, encoder)
         if "layers" in record.needs:
             given["layers"] = getattr(
                 None if encoder is None else encoder.backbone, "layer_widths", ()
             )
         if method.learns and images is not None:
-            _check_widths(classes, images)
+            check_widths(classes, images)
             device = "cpu" if encoder is None else encoder.backbone.device
             data = DATA[str(method.data)]
             met.append(str(method.data))
-            given |= {data: _data_of(method, images), "seed": seed, "device": device}
+            given |= {data: data_of(method, images), "seed": seed, "device": device}
             if "text-tower" in record.needs:
                 # Brings torch in, which what is made from arrays alone does without.
                 from vlood.engines.tuning import TuningRun
@@ -192,7 +138,7 @@ def fit_all(
                     method.name, own, side, encoder, images, given.get("negatives")
                 )
         trains = ("text-tower", "view-regions", "pixels") if "tuning" in given else ()
-        _refuse_unmet(method, (*met, *given, *trains))
+        refuse_unmet(method, (*met, *given, *trains))
         detector = method.fit(classes, own, side.scale(encoder), **given)
         learned = None
         tuned_model, found = None, given.get("negatives")
@@ -355,7 +301,7 @@ def fit_zero_shot(
         needs_negatives = "negatives" in method.record.needs
         if needs_negatives and negatives is None:
             raise UsageError(f"--method {method.name}: needs negatives, not only class names")
-        _refuse_unmet(method, allowed=("classes", "local", "negatives"))
+        refuse_unmet(method, allowed=("classes", "local", "negatives"))
         given = {"negatives": negatives} if needs_negatives else {}
         own = make_settings(method, values[method.name])
         detectors.append(method.fit(classes, own, logit_scale, **given))
@@ -365,78 +311,3 @@ def fit_zero_shot(
 def _named(names: tuple[str, ...]) -> ClassFeatures:
     """Return classes without text features, for methods that look at their names alone."""
     return ClassFeatures(names, np.zeros((len(names), 0), np.float32))
-
-
-def _refuse_unmet(method: Method, allowed: Sequence[str]) -> None:
-    if method.learns and method.data not in allowed:
-        raise UsageError(needs_training(method.name))
-    missing = [need for need in method.record.needs if need not in allowed]
-    if missing:
-        raise UsageError(
-            f"--method {method.name}: needs {' and '.join(missing)}, not only class names; "
-            "`vlood methods` says what each method needs"
-        )
-
-
-def _data_of(method: Method, images: LabelledFeatures) -> LabelledFeatures:
-    """Return what a method learns from, unless it is captions that it cannot read."""
-    if isinstance(images, CaptionedFeatures):
-        refuse_captions(method)
-    return images
-
-
-def refuse_captions(method: Method) -> None:
-    """Refuse captions for a method that learns from labels.
-
-    Raises:
-        UsageError: it does.
-    """
-    if method.data != "captioned-images":
-        raise UsageError(
-            f"--captions: --method {method.name} learns from labelled images; give them with "
-            "--train, or tune clipn, which learns from captions"
-        )
-
-
-def _check_widths(classes: ClassFeatures, images: LabelledFeatures) -> None:
-    wide, own = classes.features.shape[1], images.raw.shape[1]
-    if wide not in (0, own):
-        raise UsageError(
-            f"--train: the embeddings are {own} wide and those of the classes {wide}; both must "
-            "come from one model"
-        )
-
-
-def needs_training(method: str) -> str:
-    """Say that a method has to be given images, and how."""
-    chosen = registry.get(method)
-    if chosen.data == "captioned-images":
-        return (
-            f'--method {method}: its "no" text features must be trained, on images with '
-            f"captions: `vlood tune {method} --classes C --captions IN... -o DIR` (or --train, "
-            "labelled images), or brought in with `vlood import`; then use --detector DIR"
-        )
-    told = (
-        f"--method {method}: learns from labelled images; give them with --train, as in `vlood "
-        f"tune {method} --classes C --train IN... -o DIR`, then use --detector DIR"
-    )
-    if chosen.record.negative_images:
-        told += "; `vlood collect` gathers some from the names of classes and negatives"
-    return told
-
-
-def _noise_features(method: str, encoder: Encoder | None) -> NDArray[np.float32]:
-    """Return the raw features of the noise pictures, [n, D]."""
-    if encoder is None:
-        raise UsageError(
-            f"--method {method}: begins with pictures of noise, and embeddings alone have no model "
-            "to see them; give --model and class names"
-        )
-    from PIL import Image
-
-    from vlood.images.noise import noise_pictures
-
-    backbone = encoder.backbone
-    prepare, (height, width) = backbone.preprocessing.prepare, backbone.preprocessing.size
-    pictures = [prepare(Image.fromarray(one)) for one in noise_pictures(height, width)]
-    return backbone.encode_pixels(np.stack(pictures)).raw

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlood.detector.calibration import set_digest
-from vlood.engines.detectors import Fitted, TrainedOn, fit_all
+from vlood.engines.detectors import fit_all
+from vlood.engines.fitted import Fitted, TrainedOn
 from vlood.engines.mining import Encoder
 from vlood.engines.negatives import Announce, NegativesChoice
 from vlood.engines.text_side import TextSide

@@ -14,7 +14,8 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from vlood.backbone.image_features import ImageFeatures
-from vlood.engines.records import Record, printable
+from vlood.engines.printable import printable
+from vlood.engines.records import Record
 from vlood.errors import ImageError, UsageError, VloodError
 from vlood.features.atomic import write_atomically
 from vlood.images.decode import DecodeSettings, decode

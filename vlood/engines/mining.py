@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from vlood import __version__
 from vlood.errors import UsageError
 from vlood.features.cache import FeatureCache
-from vlood.features.embeddings import check_features, read_embeddings, read_names
+from vlood.features.embeddings import check_features, read_embeddings
+from vlood.features.row_names import read_names
 from vlood.features.texts import encode_texts
 from vlood.negatives.bank import NegativeBank
 from vlood.negatives.cleaning import clean_term

@@ -24,7 +24,7 @@ from vlood.methods import registry
 from vlood.training.labelled import LabelledFeatures
 
 if TYPE_CHECKING:
-    from vlood.engines.detectors import Fitted
+    from vlood.engines.fitted import Fitted
     from vlood.methods.contract import Method
 
 LEAST_A_CLASS = 2

@@ -94,6 +94,8 @@ class PictureFeed:
         augmentation: how they are varied.
         settings: how images are read.
         pool: the threads.
+        side: of the pictures.
+        seed: of the run.
     """
 
     def __init__(
@@ -102,8 +104,12 @@ class PictureFeed:
         augmentation: Augmentation,
         settings: StreamSettings,
         pool: ThreadPoolExecutor,
+        *,
+        side: int,
+        seed: int,
     ) -> None:
         self._read, self._augmentation = read, augmentation
+        self._side, self._seed = side, seed
         self._settings, self._pool = settings, pool
         self._ready: dict[tuple[int, int], Future[NDArray[np.uint8]]] = {}
 
@@ -126,9 +132,9 @@ class PictureFeed:
         if self._read.kept:
             picture = Image.fromarray(self._read.kept[row])
         else:
-            side = 2 * self._augmentation.size
+            side = 2 * self._side
             picture = Image.fromarray(reduced(self.decoded(row, side), side))
-        return self._augmentation.of(picture, row, epoch)
+        return self._augmentation.of(picture, row, epoch, seed=self._seed, side=self._side)
 
     def decoded(self, row: int, side: int) -> Image.Image:
         """Decode an image anew.
@@ -160,11 +166,16 @@ class PictureFeed:
 
 @contextmanager
 def feeding(
-    read: ReadPictures, augmentation: Augmentation, settings: StreamSettings
+    read: ReadPictures,
+    augmentation: Augmentation,
+    settings: StreamSettings,
+    *,
+    side: int,
+    seed: int,
 ) -> Iterator[PictureFeed]:
     """Yield a feed whose threads end with the block."""
     pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="vlood-augment")
     try:
-        yield PictureFeed(read, augmentation, settings, pool)
+        yield PictureFeed(read, augmentation, settings, pool, side=side, seed=seed)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

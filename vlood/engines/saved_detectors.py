@@ -12,7 +12,7 @@ import numpy as np
 from vlood import __version__
 from vlood.detector.calibration import Calibration, calibrate, set_digest
 from vlood.detector.saved import SavedDetector
-from vlood.engines.detectors import Fitted
+from vlood.engines.fitted import Fitted
 from vlood.engines.mining import Encoder
 from vlood.engines.scoring import ScoredBatch
 from vlood.errors import UsageError

@@ -12,7 +12,8 @@ import numpy as np
 from vlood.engines.mining import Encoder
 from vlood.errors import UsageError
 from vlood.features.cache import FeatureCache
-from vlood.features.embeddings import read_embeddings, read_names
+from vlood.features.embeddings import read_embeddings
+from vlood.features.row_names import read_names
 from vlood.features.texts import encode_texts
 from vlood.prompts.classes import ClassName
 from vlood.prompts.templates import ClassFeatures, class_features

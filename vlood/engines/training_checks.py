@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vlood.engines.detectors import settings_by_method
-from vlood.engines.records import printable
+from vlood.engines.printable import printable
 from vlood.engines.text_side import TextSide
 from vlood.engines.training_images import LabelledBatch
 from vlood.errors import UsageError

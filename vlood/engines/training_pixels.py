@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlood.errors import ImageError, VloodError
+from vlood.images.augment import Augmentation
 from vlood.images.decode import decode
 from vlood.images.item import ImageItem
-from vlood.images.views import View
-from vlood.training.pixels import Augmentation
 
 if TYPE_CHECKING:
     from vlood.engines.tuning import ItemViews
@@ -97,14 +96,7 @@ def _read(
     preprocessing = views.backbone.preprocessing
     settings = views.settings.decode
     if not augmentation.is_none:
-        view = View(
-            number,
-            seed,
-            preprocessing.size,
-            scale=augmentation.scale,
-            mirror=augmentation.mirror,
-        )
-        settings = replace(settings, view=view)
+        settings = replace(settings, view=augmentation.view(number, seed, preprocessing.size))
     try:
         picture = decode(item.read(), settings, draft_side=preprocessing.draft_side)
         return preprocessing.prepare(picture)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlood.backbone.image_features import unit
-from vlood.engines.detectors import Fitted
+from vlood.engines.fitted import Fitted
 from vlood.engines.regional_views import with_view
 from vlood.engines.tuning import TuningRun
 from vlood.errors import ImageError

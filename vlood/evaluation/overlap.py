@@ -120,16 +120,6 @@ def overlap_told(overlap: Overlap, *, id_name: str = "ID", ood_name: str = "OOD"
     )
 
 
-def refuse_overlap(overlap: Overlap, *, id_name: str = "ID", ood_name: str = "OOD") -> None:
-    """Refuse to go on when images are on both sides.
-
-    Raises:
-        UsageError: there are such images; it says how many and names a few.
-    """
-    if overlap:
-        raise UsageError(overlap_told(overlap, id_name=id_name, ood_name=ood_name))
-
-
 def _places(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     """Return each path absolute and normalised; following links would ask for every file."""
     here = str(Path.cwd())

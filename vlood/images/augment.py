@@ -1,58 +1,62 @@
-"""Augmentation in training: every pass sees another part of each picture, in other colours.
+"""Augmentation in training: every pass sees another part of each picture, maybe in other colours.
 
-The parts are those of :mod:`vlood.images.views`. What is drawn follows from the seed, the picture's
-number and the pass alone, so threads may make them in any order, and a run that goes on sees what
-it would have seen.
+The parts are those of :mod:`vlood.images.views`. What is drawn follows from the seed, the picture
+and the pass alone, so threads may make them in any order, and a run that goes on sees what it would
+have seen.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance
 
-from vlood.images.views import View
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-_COLOURS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    from vlood.images.views import View
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How a picture is varied.
+    """How training shows a picture.
 
     Attributes:
-        size: side of what comes out.
-        seed: of the run.
-        smallest_crop: smallest share of the picture's area that is shown; 1 with ``size`` squashes
-            whole pictures.
-        flip: mirror every other one.
+        scale: smallest and largest share of its area that is shown.
+        mirror: whether half of the views are mirrored.
         colour: most that brightness, contrast and saturation change, as a share.
         interpolation: ``bilinear`` or ``bicubic``.
     """
 
-    size: int
-    seed: int
-    smallest_crop: float = 0.08
-    flip: bool = True
+    scale: tuple[float, float] = (1.0, 1.0)
+    mirror: bool = False
     colour: float = 0.0
-    interpolation: str = "bilinear"
+    interpolation: str = "bicubic"
 
-    def of(self, picture: Image.Image, number: int, epoch: int) -> NDArray[np.uint8]:
-        """Return picture ``number`` as it is seen in a pass, uint8 [size, size, 3]."""
-        view = View(
-            epoch,
-            self.seed,
-            (self.size, self.size),
-            self.interpolation,
-            (self.smallest_crop, 1.0),
-            mirror=self.flip,
-        )
-        seen = view.of(picture, str(number).encode())
+    @property
+    def is_none(self) -> bool:
+        """Say whether pictures are shown whole and as they are, as in scoring."""
+        return self.scale == (1.0, 1.0) and not self.mirror and not self.colour
+
+    def view(self, number: int, seed: int, size: tuple[int, int]) -> View:
+        """Return the view of a number, which shows a part of a picture in a height and width."""
+        from vlood.images.views import View
+
+        return View(number, seed, size, self.interpolation, self.scale, mirror=self.mirror)
+
+    def of(
+        self, picture: Image, number: int, epoch: int, *, seed: int, side: int
+    ) -> NDArray[np.uint8]:
+        """Return picture ``number`` as it is seen in a pass, uint8 [side, side, 3]."""
+        seen = self.view(epoch, seed, (side, side)).of(picture, str(number).encode())
         if self.colour:
-            random = np.random.default_rng([abs(self.seed), number, epoch])
-            for row in random.permutation(len(_COLOURS)).tolist():
+            from PIL import ImageEnhance
+
+            colours = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+            random = np.random.default_rng([abs(seed), number, epoch])
+            for row in random.permutation(len(colours)).tolist():
                 factor = 1 + random.uniform(-self.colour, self.colour)
-                seen = _COLOURS[row](seen).enhance(factor)
+                seen = colours[row](seen).enhance(factor)
         return np.asarray(seen, np.uint8)

@@ -72,12 +72,6 @@ def image_digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
-def default_workers() -> int:
-    """Return how many threads fetch images when the user does not say: the usable cores."""
-    usable = getattr(os, "sched_getaffinity", None)
-    return max(1, len(usable(0)) if usable else os.cpu_count() or 1)
-
-
 def load_batches(
     items: Iterable[ImageItem],
     *,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlood.errors import UsageError
+from vlood.images.augment import Augmentation
 from vlood.methods.contract import (
     check_choice,
     check_positive,
@@ -14,7 +15,6 @@ from vlood.methods.contract import (
     check_whole,
     setting,
 )
-from vlood.training.pixels import Augmentation
 
 if TYPE_CHECKING:
     from vlood.backbone.tuned_weights import LoraSettings

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vlood.backbone.image_features import ImageFeatures
 from vlood.errors import UsageError
+
+# A method's author finds all that a method is made of here.
+from vlood.methods.settings import check_choice as check_choice
+from vlood.methods.settings import check_positive as check_positive
+from vlood.methods.settings import check_share as check_share
+from vlood.methods.settings import check_whole as check_whole
+from vlood.methods.settings import setting as setting
+from vlood.methods.settings import settings_from
 from vlood.prompts.templates import ClassFeatures
 
 if TYPE_CHECKING:
@@ -321,11 +327,6 @@ class Method:
         }
 
 
-def setting(default: Any, *, help: str, unit: str, source: str) -> Any:
-    """Declare a settings field with its help, its unit and where its default comes from."""
-    return field(default=default, metadata={"help": help, "unit": unit, "source": source})
-
-
 def make_settings(method: Method, values: Mapping[str, Any]) -> Any:
     """Build a method's settings from values as typed (text) or as stored (JSON).
 
@@ -340,69 +341,6 @@ def make_settings(method: Method, values: Mapping[str, Any]) -> Any:
         given = {key: value for key, value in values.items() if key != PRESET}
         values = {**method.presets[name], **given}
     return settings_from(method.name, method.settings, values, known=method.setting_names())
-
-
-def settings_from(
-    owner: str, kind: type[Any], values: Mapping[str, Any], *, known: tuple[str, ...] = ()
-) -> Any:
-    """Build a settings dataclass from values as typed or as stored; ``owner`` is named in errors.
-
-    Raises:
-        UsageError: a name it does not have, or a value of the wrong kind or range.
-    """
-    fields = {each.name: each for each in dataclasses.fields(kind)}
-    converted = {}
-    for name, value in values.items():
-        if name not in fields:
-            close = difflib.get_close_matches(name, fields, n=1)
-            names = ", ".join(known or tuple(fields)) or "none"
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise UsageError(f"{owner} has no setting {name!r}; {hint}its settings are: {names}")
-        converted[name] = _converted(owner, name, value, fields[name].default)
-    return kind(**converted)
-
-
-def check_positive(method: str, name: str, value: float, *, or_zero: bool = False) -> None:
-    """Refuse a setting that is not a finite number above zero (or zero, with ``or_zero``).
-
-    Raises:
-        UsageError: naming the method, the setting and the value.
-    """
-    if math.isfinite(value) and (value > 0 or (or_zero and value == 0)):
-        return
-    least = "zero or more" if or_zero else "more than zero"
-    raise UsageError(f"{method}: {name} is {value}; expected a finite number, {least}")
-
-
-def check_share(method: str, name: str, value: float) -> None:
-    """Refuse a setting that is not in [0, 1].
-
-    Raises:
-        UsageError: naming the method, the setting and the value.
-    """
-    if not 0 <= value <= 1:
-        raise UsageError(f"{method}: {name} is {value}; expected a number from 0 to 1")
-
-
-def check_whole(method: str, name: str, value: int, least: int) -> None:
-    """Refuse a setting that is below the least whole number it can be.
-
-    Raises:
-        UsageError: naming the method, the setting and the value.
-    """
-    if value < least:
-        raise UsageError(f"{method}: {name} is {value}; expected a whole number, {least} or more")
-
-
-def check_choice(method: str, name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse a setting that is none of its choices.
-
-    Raises:
-        UsageError: naming the method, the setting, the value and the choices.
-    """
-    if value not in choices:
-        expected = " or ".join(choices) if len(choices) < 3 else f"one of {', '.join(choices)}"
-        raise UsageError(f"{method}: {name} is {value!r}; expected {expected}")
 
 
 def class_detector(
@@ -440,21 +378,3 @@ def check_unit_rows(detector: Detector, *names: str) -> None:
         # Half precision keeps three digits. Written so that a NaN fails.
         if not (abs(lengths - 1) < 1e-2).all():
             raise UsageError(f"{name} must have rows of length 1")
-
-
-def _converted(method: str, name: str, value: Any, default: Any) -> Any:
-    kind = type(default)
-    if kind is bool and isinstance(value, str):
-        if value.lower() in ("true", "false"):
-            return value.lower() == "true"
-    elif isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
-        return value
-    elif kind in (int, float, str) and not isinstance(value, bool):
-        try:
-            made = kind(value)
-        except (TypeError, ValueError, OverflowError):
-            made = None
-        # A stored 5.0 is the whole number 5; 5.5 is none.
-        if made is not None and not (isinstance(value, float) and made != value):
-            return made
-    raise UsageError(f"{method}: {name} is {value!r}; expected a value like {default!r}")

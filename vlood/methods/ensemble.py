@@ -44,6 +44,10 @@ RECORD = MethodRecord(
 
 COMBINE = ("rank", "probability")
 FITS = ("ranks", "platt", "isotonic")
+MADE_OF_DETECTORS = (
+    "--method ensemble: combines saved detectors; make one with `vlood tune ensemble DIR... "
+    "-o OUT`, then use --detector OUT"
+)
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,7 @@ def fit(*positional: Any, **given: Any) -> Detector:
     Raises:
         UsageError: always.
     """
-    raise UsageError(
-        "--method ensemble: combines saved detectors; make one with `vlood tune ensemble DIR... "
-        "-o OUT`, then use --detector OUT"
-    )
+    raise UsageError(MADE_OF_DETECTORS)
 
 
 def combined(

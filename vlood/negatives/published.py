@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,17 +33,6 @@ class PublishedLabel:
     def prompt(self) -> str:
         """Return the text as it was published."""
         return self.template.replace("{}", self.term, 1)
-
-
-@dataclass(frozen=True)
-class PublishedCounts:
-    """How many labels there are, by part; ``duplicates`` occurred before, whatever their case."""
-
-    total: int
-    nouns: int
-    adjectives: int
-    other: int
-    duplicates: int
 
 
 def split_template(line: str) -> PublishedLabel:
@@ -117,18 +106,6 @@ def parse_cma_npy(path: str | Path) -> tuple[PublishedLabel, ...]:
         if line.strip()
     )
     return _some(labels, str(path))
-
-
-def count_labels(labels: Sequence[PublishedLabel]) -> PublishedCounts:
-    """Count labels by part of speech, and those whose term and part occurred before."""
-    parts = [label.part for label in labels]
-    return PublishedCounts(
-        total=len(labels),
-        nouns=parts.count("noun"),
-        adjectives=parts.count("adj"),
-        other=parts.count(""),
-        duplicates=len(labels) - len({(label.term.lower(), label.part) for label in labels}),
-    )
 
 
 def _is_text(array: NDArray[np.str_]) -> bool:

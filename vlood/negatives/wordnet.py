@@ -109,10 +109,6 @@ class WordNetRelations:
         """
         return cls(_open_reader(str(place)), str(place))
 
-    def knows(self, term: str) -> bool:
-        """Tell whether the term is a noun of WordNet."""
-        return bool(self._of(term))
-
     def lemmas(self, term: str) -> frozenset[str]:
         """Return every lower-case name of the term's noun senses, its own among them."""
         return frozenset(name for synset in self._of(term) for name in _names(synset))

@@ -8,24 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How an image is shown in training.
-
-    Attributes:
-        scale: smallest and largest share of its area that is shown; (1, 1) with ``mirror`` off:
-            the whole image, as in scoring.
-        mirror: whether half of the views are mirrored.
-    """
-
-    scale: tuple[float, float] = (1.0, 1.0)
-    mirror: bool = False
-
-    @property
-    def is_none(self) -> bool:
-        """Say whether images are shown as they are."""
-        return self.scale == (1.0, 1.0) and not self.mirror
+from vlood.images.augment import Augmentation
 
 
 class PixelSource(Protocol):

@@ -13,6 +13,7 @@ from vlood.backbone.image_features import ImageFeatures
 from vlood.methods import adaneg as adaneg_method
 from vlood.methods import registry
 from vlood.methods import tanl as tanl_method
+from vlood.methods.adaneg_settings import COMBINE
 from vlood.methods.contract import Detector, Scores, State, make_settings
 from vlood.negatives.negative_features import NegativeFeatures
 from vlood.prompts.templates import ClassFeatures
@@ -48,7 +49,7 @@ def adaneg(inputs: Arrays, params: Params) -> Arrays:
     order = inputs.get("perm", np.arange(len(negatives)))
     rest = np.setdiff1d(np.arange(len(negatives)), order)
     outputs: dict[str, NDArray[Any]] = {}
-    for combine in adaneg_method.COMBINE:
+    for combine in COMBINE:
         settings = {
             "groups": params["group_num"],
             "threshold": params["thres"],

@@ -13,7 +13,8 @@ from vlood.detector.importing.report import Imported, ImportReport
 from vlood.detector.importing.target import Target
 from vlood.errors import UsageError
 from vlood.features.checksums import sha256_of_file
-from vlood.features.embeddings import Embeddings, read_embeddings, read_names
+from vlood.features.embeddings import Embeddings, read_embeddings
+from vlood.features.row_names import read_names
 from vlood.methods import registry
 from vlood.methods.contract import Method, make_settings
 from vlood.prompts.classes import ClassName

@@ -13,7 +13,7 @@ from vlood.detector.importing.found import check_dimensions, described, lacks, l
 from vlood.detector.importing.report import ImportReport
 from vlood.detector.importing.target import source_of
 from vlood.errors import UsageError
-from vlood.features.embeddings import read_names
+from vlood.features.row_names import read_names
 from vlood.negatives.bank import NegativeBank
 from vlood.negatives.negative_features import NegativeFeatures
 from vlood.prompts.classes import ClassName

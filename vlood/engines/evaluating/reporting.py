@@ -22,7 +22,7 @@ from vlood.engines.evaluating.comparing import (
 )
 from vlood.engines.evaluating.score_files import file_part
 from vlood.engines.evaluating.sets import EvalSet, SetImages
-from vlood.engines.records import path_cell
+from vlood.engines.printable import path_cell
 from vlood.errors import ImageError
 from vlood.evaluation.report.inputs import NearestWords, ReportDetector, ReportInputs, ReportSet
 from vlood.evaluation.report_files import write_file

@@ -16,7 +16,7 @@ import numpy as np
 
 from vlood.engines.evaluating.collecting import Judged
 from vlood.engines.evaluating.sets import SetImages
-from vlood.engines.records import path_cell
+from vlood.engines.printable import path_cell
 from vlood.errors import UsageError
 from vlood.features.atomic import write_atomically
 from vlood.images.shifts import parse_shift

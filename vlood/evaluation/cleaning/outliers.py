@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from vlood.evaluation.cleaning.mislabelled import BLOCK, Cosines
 
-Z_LIMIT = 3.5
 _TO_DEVIATION = 1.4826
 # Below so many images, a class's own deviation says less than that of all classes.
 _FEW = 5
