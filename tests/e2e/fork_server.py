@@ -103,17 +103,21 @@ class ForkServer:
             raise subprocess.TimeoutExpired(["vlood", *arguments], limit, *read.values())
         return code, read[out_read], read[err_read]
 
-    def forward(self, request: bytes, streams: Sequence[int]) -> int:
+    def forward(self, request: bytes, streams: Sequence[int], limit: float = 120) -> int:
         """Run a command on streams that are given, to its end; return its exit code.
 
-        The request is JSON: ``arguments``, ``cwd`` and ``environment``.
+        The request is JSON: ``arguments``, ``cwd`` and ``environment``. A command that takes longer
+        than the limit, in seconds, is killed.
         """
         with self._turn:
             socket.send_fds(self._ours, [request], list(streams))
             for stream in streams:
                 os.close(stream)
-            self._ours.recv(100)
-            return int(self._ours.recv(100))
+            late = threading.Timer(limit, os.kill, (int(self._ours.recv(100)), signal.SIGKILL))
+            late.start()
+            code = int(self._ours.recv(100))
+            late.cancel()
+            return code
 
     def close(self) -> None:
         """End the server."""

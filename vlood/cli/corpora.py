@@ -59,7 +59,7 @@ def corpora(
 
       vlood corpora bundled
 
-      vlood corpora wordnet:/path/to/dict --exclude-lex noun.animal,noun.food -o words.csv
+      vlood corpora wordnet:dict/ --exclude-lex noun.animal,noun.food -o words.csv
     """
     start_logging(quiet=False)
     from vlood.negatives.corpora import all_infos, describe, read_corpus

@@ -199,7 +199,7 @@ def evaluate(
 
       vlood eval --method mcm,neglabel --classes world --model bundled --id id/ --ood noise/
 
-      vlood eval --detector mine --detector other --id id/ --ood noise/ --save-figures
+      vlood eval --detector my-probe --detector my-neighbours --id id/ --ood noise/ --save-figures
 
       vlood eval --method linear-probe --classes c.txt --train train/ --shots 1,4,16 --seeds 1,2,3 \
           --id test/ --ood far=x/ -o report/
