@@ -34,7 +34,7 @@ def corpora(
             show_default=False,
         ),
     ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Do not clean the terms.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Words as they are written.")] = False,
     exclude_lex: Annotated[
         str | None,
         typer.Option(

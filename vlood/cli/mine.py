@@ -129,7 +129,7 @@ def mine(
     exclude_lex: Annotated[
         str | None,
         typer.Option(
-            help="WordNet lexicographer files to leave out, e.g. noun.animal,noun.food.",
+            help="WordNet lexicographer files to leave out, such as noun.animal,noun.food.",
             show_default=False,
             rich_help_panel=_WORDS,
         ),
@@ -140,7 +140,9 @@ def mine(
     all_lemmas: Annotated[
         bool,
         typer.Option(
-            "--all-lemmas", help="Every name of a synset, not the first.", rich_help_panel=_WORDS
+            "--all-lemmas",
+            help="Every name of a synset, not only the first.",
+            rich_help_panel=_WORDS,
         ),
     ] = False,
     template: opt.Template = None,
