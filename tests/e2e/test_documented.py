@@ -49,6 +49,7 @@ NOT_RUN = {
     "resnet18.safetensors": "needs a file of 45 MB: tests/e2e/test_classifier.py",
     "import cma": "needs a model of 600 MB: tests/detector/test_importing.py has a tiny one",
     "ViT-B-32:openai --model": "needs two models: tests/e2e/test_diagnose.py",
+    "my-regions neighbours --combine": "a model that has learned nothing tells no regions apart",
     "--install-completion": "writes into the user's shell: tests/cli/test_completion.py",
 }
 
@@ -149,9 +150,11 @@ class Stage:
         for place, word in enumerate(words[:-1]):
             if word == "--model":
                 words[place + 1] = self._model(words[place + 1])
-            elif (word, words[place + 1]) == ("--classes", "world") and "--train" in words:
+            elif ((word, words[place + 1]) == ("--classes", "world") and "--train" in words) or (
+                word == "--classes" and words[:2] == ["lapt", "best.ckpt"]
+            ):
                 words[place + 1] = str(self.props / "classes.txt")
-            elif (word, words[place + 1]) == ("--negatives", "bank"):
+            elif (word, words[place + 1], name) == ("--negatives", "bank", "score"):
                 # The bank was mined for the classes of classes.txt.
                 if _after(words, "--classes") not in ("classes.txt", "c.txt", ""):
                     words[place + 1] = str(self.props / "words.txt")
@@ -175,6 +178,7 @@ class Stage:
             without |= {"--detector"}
         own = name in ("calibrate", "apply", "export", "negatives search")
         own |= name == "tune" and words[0] in ("ensemble", "classifier")
+        own |= name == "import" and words[0] in ("neglabel-txt", "embeddings")
         if "--model" in takes and not (has & without) and not own:
             added += ["--model", self.tiny]
         if name == "mine" and "--corpus" not in has:
@@ -183,14 +187,17 @@ class Stage:
             # All texts are alike to a model that has learned nothing.
             added += ["--leaks", "exact"]
         methods = words[0] if name == "tune" else _after(words, "--method")
+        if name == "pick" and not methods:
+            added += ["--method", "mcm,energy,knn"]
         negatives = re.search("neglabel|adaneg|lapt|synood|cma|all", methods)
         if negatives and "--negatives" in takes - has and "--negative-embeddings" not in has:
             added += ["--negatives", str(self.props / "words.txt")]
         if "--resamples" in takes and "--resamples" not in has:
             added += ["--resamples", "20"]
-        if name == "tune":
-            for setting in SMALL.get(words[0], "").split():
-                added += ["--set", setting]
+        if name in ("tune", "eval"):
+            for method in methods.split(","):
+                for setting in SMALL.get(method, "").split():
+                    added += ["--set", setting if name == "tune" else f"{method}.{setting}"]
         return added
 
 
@@ -217,13 +224,16 @@ def _made(words: list[str]) -> list[str]:
 def _named(words: list[str]) -> Iterator[str]:
     """Yield every name that might be a thing on the disk."""
     if "..." in words:
-        words = [*words, *REST[words[1]].split()]
+        command = [after for word, after in pairwise(words) if word == "vlood"][-1]
+        words = [*words, *REST[command].split()]
     for word in words:
         word = "photos" if word == "." else re.sub(r"^(near|far):", "", word)
         for part in re.split(r"[=,:]", word):
             name = part.removeprefix("./").split("/")[0]
             if re.fullmatch(r"[\w.-]*\w[\w.-]*", name) and not name.startswith("-"):
                 yield name
+                if name.endswith(".npy"):  # its names lie beside it
+                    yield name.replace(".npy", ".txt")
             elif "*" in name or "{" in name:
                 yield re.sub(r"\{.*\}", "000", name)
 

@@ -42,7 +42,7 @@ def show(
 
     Examples:
 
-      vlood show embeddings/
+      vlood show photos.store/
 
       vlood show my-detector/
 

@@ -294,7 +294,7 @@ def tune(
 
       vlood tune ensemble my-probe my-neighbours my-regions --id held-out/ -o my-ensemble
 
-      vlood tune ensemble my-probe my-regions --combine probability --id id/ --ood other/ -o joint
+      vlood tune ensemble my-probe my-neighbours --combine probability --id id/ --ood other/ -o pair
 
       vlood tune cma --classes classes.txt --train train/ --shots 16 -o my-cma
 
