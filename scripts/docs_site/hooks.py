@@ -57,10 +57,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Write formulas as MathML."""
-    return re.sub(
+    """Write formulas as MathML, and keep each option of a command on one line."""
+    content = re.sub(
         r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', _formula, content, flags=re.S
     )
+    return re.sub(r"(<code\b[^>]*>)(.*?)(</code>)", _whole_options, content, flags=re.S)
+
+
+def _whole_options(found: re.Match[str]) -> str:
+    """Mark the options of some code: a browser would break a line between its dashes."""
+    option = r"(?<![\w<!-])(--?[a-z][\w-]*)(?![^<]*>)"
+    marked = re.sub(option, r'<span class="option">\1</span>', found[2])
+    return found[1] + marked + found[3]
 
 
 def _formula(found: re.Match[str]) -> str:

@@ -29,11 +29,12 @@ from typing import IO, Any
 
 READY = b"ready"
 LONGEST_REQUEST = 1 << 20
-# Not pyarrow: it starts a thread.
+# All of vlood, and what it imports only inside of functions. Not pyarrow: it starts a thread.
 IMPORTED = (
-    *("vlood.cli.app", "vlood.backbone.load", "vlood.detector.saved", "vlood.engines.detectors"),
-    *("vlood.engines.scoring", "vlood.engines.mining", "PIL.Image"),
-    *("sklearn.linear_model", "accelerate", "timm", "peft"),
+    *("open_clip", "timm", "accelerate", "peft", "faiss", "safetensors.torch", "PIL.Image"),
+    *("scipy.stats", "sklearn.linear_model", "sklearn.mixture", "jinja2"),
+    *("matplotlib.figure", "matplotlib.backends.backend_agg"),
+    *("rich.table", "rich.progress", "typer.rich_utils"),
 )
 
 
@@ -102,17 +103,21 @@ class ForkServer:
             raise subprocess.TimeoutExpired(["vlood", *arguments], limit, *read.values())
         return code, read[out_read], read[err_read]
 
-    def forward(self, request: bytes, streams: Sequence[int]) -> int:
+    def forward(self, request: bytes, streams: Sequence[int], limit: float = 120) -> int:
         """Run a command on streams that are given, to its end; return its exit code.
 
-        The request is JSON: ``arguments``, ``cwd`` and ``environment``.
+        The request is JSON: ``arguments``, ``cwd`` and ``environment``. A command that takes longer
+        than the limit, in seconds, is killed.
         """
         with self._turn:
             socket.send_fds(self._ours, [request], list(streams))
             for stream in streams:
                 os.close(stream)
-            self._ours.recv(100)
-            return int(self._ours.recv(100))
+            late = threading.Timer(limit, os.kill, (int(self._ours.recv(100)), signal.SIGKILL))
+            late.start()
+            code = int(self._ours.recv(100))
+            late.cancel()
+            return code
 
     def close(self) -> None:
         """End the server."""
@@ -181,12 +186,28 @@ def _anew(stream: Any) -> io.TextIOWrapper:
 def import_all() -> None:
     """Import what most commands import, without starting a thread: threads do not fork."""
     import importlib
+    import pkgutil
 
-    for name in IMPORTED:
-        importlib.import_module(name)
+    import vlood
+
+    modules = [found.name for found in pkgutil.walk_packages(vlood.__path__, "vlood.")]
+    for name in (*modules, *IMPORTED):
+        if not name.endswith("__main__"):
+            importlib.import_module(name)
     tasks = Path("/proc/self/task")
     if tasks.is_dir() and len(list(tasks.iterdir())) > 1:
         raise RuntimeError("an import started a thread; the server cannot fork")
+    build_commands_once()
+
+
+def build_commands_once() -> None:
+    """Let Typer make its commands of the app here, not in every child: that takes 0.2 s."""
+    import typer.main
+
+    from vlood.cli.app import app
+
+    made, make = typer.main.get_command(app), typer.main.get_command
+    typer.main.get_command = lambda typed: made if typed is app else make(typed)
 
 
 def run() -> int:

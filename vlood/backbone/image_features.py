@@ -61,6 +61,6 @@ class ImageFeatures:
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the vectors along the last axis scaled to length one; zero vectors stay zero."""
+    """Return vectors [..., D] scaled to length one; zero vectors stay zero."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, np.float32(1e-12)), dtype=np.float32)

@@ -33,7 +33,9 @@ def calibrate(
     ],
     tpr: Annotated[
         float,
-        typer.Option(min=0.0, max=1.0, help="The share of them that the threshold keeps."),
+        typer.Option(
+            min=0.0, max=1.0, help="The share of the --id images that the threshold keeps."
+        ),
     ] = 0.95,
     per_class: Annotated[
         bool,

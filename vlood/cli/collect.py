@@ -68,11 +68,11 @@ def collect(
 
     Examples:
 
-      vlood collect --classes cats,dogs --pool photos/ -o found
+      vlood collect --classes classes.txt --pool photos/ -o found
 
       vlood collect --classes classes.txt --pool photos/ --negatives bank --per-label 16 -o found
 
-      vlood tune linear-probe --classes cats,dogs --train found/collected.txt -o my-detector
+      vlood tune linear-probe --classes classes.txt --train found/collected.txt -o my-detector
 
       vlood collect --classes cats,dogs --synthesize -o made      (needs the extra `synth`)
 

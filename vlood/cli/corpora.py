@@ -35,7 +35,7 @@ def corpora(
             show_default=False,
         ),
     ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Do not clean the terms.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Words as they are written.")] = False,
     exclude_lex: Annotated[
         str | None,
         typer.Option(
@@ -60,7 +60,7 @@ def corpora(
 
       vlood corpora bundled
 
-      vlood corpora wordnet:/path/to/dict --exclude-lex noun.animal,noun.food -o words.csv
+      vlood corpora wordnet:dict/ --exclude-lex noun.animal,noun.food -o words.csv
     """
     start_logging(quiet=False)
     from vlood.negatives.corpora import all_infos, describe, read_corpus

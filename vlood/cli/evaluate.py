@@ -174,7 +174,7 @@ def evaluate(
 
       vlood eval --method mcm,neglabel --classes world --model bundled --id id/ --ood noise/
 
-      vlood eval --detector mine --detector other --id id/ --ood noise/ --save-figures
+      vlood eval --detector my-probe --detector my-neighbours --id id/ --ood noise/ --save-figures
 
       vlood eval --method linear-probe --classes c.txt --train train/ --shots 1,4,16 --seeds 1,2,3 \
           --id test/ --ood far=x/ -o report/
@@ -183,10 +183,10 @@ def evaluate(
           --seeds 1,2,3 --id test/ --ood far=x/ -o report/
 
       vlood eval --method cooked,knn,mahalanobis,linear-probe --classes c.txt --train train.store \
-          --id test.store --ood far=x.store --label-noise 0.2 -o report/
+          --id test.store --ood far=strange.store --label-noise 0.2 -o report/
 
       vlood eval --method cooked,mcm,linear-probe --classes c.txt --train train/ \
-          --classifier my-classifier --id test/ --ood far=x/
+          --classifier my-net --id test/ --ood far=x/
 
       vlood eval --method all --classes c.txt --id test/ --ood far=x/ --shift fog --shift jpeg:3
 

@@ -108,7 +108,7 @@ Wordnet = Annotated[
 ExcludeLex = Annotated[
     str | None,
     typer.Option(
-        help="WordNet lexicographer files to leave out, e.g. noun.animal,noun.food.",
+        help="WordNet lexicographer files to leave out, such as noun.animal,noun.food.",
         show_default=False,
         rich_help_panel=_WORDS,
     ),
@@ -119,7 +119,7 @@ Raw = Annotated[
 AllLemmas = Annotated[
     bool,
     typer.Option(
-        "--all-lemmas", help="Every name of a synset, not the first.", rich_help_panel=_WORDS
+        "--all-lemmas", help="Every name of a synset, not only the first.", rich_help_panel=_WORDS
     ),
 ]
 NounTemplate = Annotated[

@@ -197,7 +197,7 @@ def leaks(
 
       vlood negatives leaks bank
 
-      vlood negatives leaks imported --classes imagenet-1k -o cleaned
+      vlood negatives leaks bank --classes imagenet-1k -o cleaned
     """
     start_logging(quiet)
     from vlood.engines.bank_search import bank_leaks
@@ -243,7 +243,7 @@ def merge(
 
     Example:
 
-      vlood negatives merge words mine -o both
+      vlood negatives merge bank cleaned -o joined
     """
     start_logging(quiet)
     from vlood.negatives.bank import merge as merged

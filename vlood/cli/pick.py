@@ -127,7 +127,7 @@ def pick(
 
       vlood pick --id known-good/ --classes classes.txt --budget 2m -o picked
 
-      vlood pick --id test.store --ood far=dtd.store --classes classes.txt --method mcm,energy,knn
+      vlood pick --id test.store --ood far=strange.store --classes c.txt --method mcm,energy,knn
 
       vlood pick --id good/ --ood bad/ | jq -r 'select(.status == "recommended") | .method'
     """

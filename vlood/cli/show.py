@@ -43,7 +43,7 @@ def show(
 
     Examples:
 
-      vlood show embeddings/
+      vlood show photos.store/
 
       vlood show my-detector/
 

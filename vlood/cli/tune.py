@@ -117,7 +117,7 @@ def tune(
 
       vlood tune ensemble my-probe my-neighbours my-regions --id held-out/ -o my-ensemble
 
-      vlood tune ensemble a b --combine probability --id known/ --ood other/ -o my-ensemble
+      vlood tune ensemble my-probe my-neighbours --combine probability --id id/ --ood other/ -o pair
 
       vlood tune cma --classes classes.txt --train train/ --shots 16 -o my-cma
 

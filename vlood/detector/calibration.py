@@ -267,7 +267,7 @@ def _classes(predicted: ArrayLike, n: int) -> NDArray[np.int64]:
 def by_class(
     scores: NDArray[np.float64], labels: NDArray[np.int64]
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """Yield each class number with its scores, in the order they are given."""
+    """Yield each class number with its scores, of N scores [N] and labels [N], in their order."""
     order = np.argsort(labels, kind="stable")  # stable: the scores of a class stay ascending
     numbers, starts = np.unique(labels[order], return_index=True)
     parts = np.split(scores[order], starts[1:])

@@ -24,7 +24,11 @@ def refused(name: str, value: Any, expected: str) -> UsageError:
 
 
 def stored_field(described: Mapping[str, Any], name: str) -> Any:
-    """Return the field; refuse its absence."""
+    """Return the field; refuse its absence.
+
+    Raises:
+        UsageError: it is something else.
+    """
     if name not in described:
         raise UsageError(
             f"calibration: there is no {name}, which is expected; calibrate the detector again"
@@ -44,7 +48,11 @@ def finite(value: Any) -> float | None:
 
 
 def stored_number(described: Mapping[str, Any], name: str) -> float:
-    """Return the field if it is a finite number."""
+    """Return the field if it is a finite number.
+
+    Raises:
+        UsageError: it is something else.
+    """
     number = finite(stored_field(described, name))
     if number is None:
         raise refused(name, described[name], "a finite number")
@@ -52,7 +60,11 @@ def stored_number(described: Mapping[str, Any], name: str) -> float:
 
 
 def stored_share(described: Mapping[str, Any], name: str, *, zero: bool = False) -> float:
-    """Return the field if it is a share in (0, 1], or [0, 1] with ``zero``."""
+    """Return the field if it is a share in (0, 1], or [0, 1] with ``zero``.
+
+    Raises:
+        UsageError: it is something else.
+    """
     number = stored_number(described, name)
     if not (0 < number <= 1 or (zero and number == 0)):
         raise refused(name, number, f"a share {'of at least' if zero else 'above'} 0, at most 1")
@@ -60,7 +72,11 @@ def stored_share(described: Mapping[str, Any], name: str, *, zero: bool = False)
 
 
 def stored_count(described: Mapping[str, Any], name: str, *, least: int = 0) -> int:
-    """Return the field if it is a whole number from ``least`` on."""
+    """Return the field if it is a whole number from ``least`` on.
+
+    Raises:
+        UsageError: it is something else.
+    """
     value = stored_field(described, name)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST_IMAGES:
         raise refused(name, value, f"a whole number of at least {least}")
@@ -68,7 +84,11 @@ def stored_count(described: Mapping[str, Any], name: str, *, least: int = 0) -> 
 
 
 def stored_array(arrays: Mapping[str, Any], name: str, kind: type, size: int) -> NDArray[Any]:
-    """Return the array if it is of that type and one-dimensional of that size."""
+    """Return the array if it is of that type and of shape [size].
+
+    Raises:
+        UsageError: it is something else.
+    """
     array = stored_field(arrays, name)
     if not isinstance(array, np.ndarray) or array.dtype != kind or array.shape != (size,):
         raise refused(name, array, f"an array of {np.dtype(kind)} of shape {(size,)}")
@@ -76,7 +96,11 @@ def stored_array(arrays: Mapping[str, Any], name: str, kind: type, size: int) ->
 
 
 def checked_data(stored: Any) -> dict[str, Any]:
-    """Return the facts of the images if JSON holds each of them and the known ones fit."""
+    """Return the facts of the images if JSON holds each of them and the known ones fit.
+
+    Raises:
+        UsageError: it is something else.
+    """
     if not isinstance(stored, Mapping):
         raise refused("data", stored, "an object")
     for name, value in stored.items():

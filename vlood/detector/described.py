@@ -24,7 +24,11 @@ class Described:
         self._where = where
 
     def text(self, name: str) -> str:
-        """Return a text."""
+        """Return a text.
+
+        Raises:
+            UsageError: the file has something else there.
+        """
         value = self._needed(name)
         if not isinstance(value, str):
             raise self.wrong(name, "a text")
@@ -35,7 +39,11 @@ class Described:
         return None if self.fields.get(name) is None else self.text(name)
 
     def number(self, name: str) -> float:
-        """Return a finite number."""
+        """Return a finite number.
+
+        Raises:
+            UsageError: the file has something else there.
+        """
         value = self._needed(name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.wrong(name, "a number")
@@ -48,21 +56,33 @@ class Described:
         return number
 
     def whole(self, name: str) -> int:
-        """Return a whole number of at most 15 digits."""
+        """Return a whole number of at most 15 digits.
+
+        Raises:
+            UsageError: the file has something else there.
+        """
         value = self._needed(name)
         if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 10**15:
             raise self.wrong(name, "a whole number")
         return value
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """Return a list of texts."""
+        """Return a list of texts.
+
+        Raises:
+            UsageError: the file has something else there.
+        """
         value = self._needed(name)
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
             raise self.wrong(name, "a list of texts")
         return tuple(value)
 
     def mapping(self, name: str) -> Mapping[str, Any]:
-        """Return an object."""
+        """Return an object.
+
+        Raises:
+            UsageError: the file has something else there.
+        """
         value = self._needed(name)
         if not isinstance(value, dict):
             raise self.wrong(name, "an object")
@@ -73,21 +93,33 @@ class Described:
         return None if self.fields.get(name) is None else self.mapping(name)
 
     def mapping_of_texts(self, name: str) -> dict[str, str]:
-        """Return an object of texts."""
+        """Return an object of texts.
+
+        Raises:
+            UsageError: the file has something else there.
+        """
         value = self.mapping(name)
         if not all(isinstance(each, str) for each in value.values()):
             raise self.wrong(name, "an object of texts")
         return dict(value)
 
     def objects(self, name: str) -> tuple[Mapping[str, Any], ...]:
-        """Return a list of objects."""
+        """Return a list of objects.
+
+        Raises:
+            UsageError: the file has something else there.
+        """
         value = self._needed(name)
         if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
             raise self.wrong(name, "a list of objects")
         return tuple(value)
 
     def pairs(self, name: str) -> tuple[tuple[str, str], ...]:
-        """Return a list of pairs of texts."""
+        """Return a list of pairs of texts.
+
+        Raises:
+            UsageError: the file has something else there.
+        """
         value = self._needed(name)
         good = isinstance(value, list) and all(
             isinstance(each, list) and len(each) == 2 and all(isinstance(e, str) for e in each)

@@ -99,7 +99,7 @@ def diagnose(
     detector: Detector | None = None,
     folder: str | None = None,
 ) -> Diagnosis:
-    """Measure a model, or a detector with its own class features and whatever it does to images.
+    """Measure a model with texts [K, D], or a detector with what it makes of classes and images.
 
     Raises:
         UsageError: embeddings are not finite, or too wide or narrow.
@@ -110,7 +110,7 @@ def diagnose(
 
 
 def as_seen_by(detector: Detector, raw: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return images as a detector holds them against its classes: SynOOD moves them first."""
+    """Return images [N, D] as a detector sees them beside its classes: SynOOD moves them first."""
     if registry.get(detector.method).name == "synood":
         from vlood.methods.synood import moved
 

@@ -167,7 +167,7 @@ def gather(
 
 
 def halves(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split rows into those to learn from and those to measure on: half of each class each.
+    """Split N rows, by labels [N], into those to learn from and those to measure on, half each.
 
     Of an odd number the larger part is measured on, and so is what has no label (-1).
     """

@@ -114,7 +114,7 @@ class PictureFeed:
         self._ready: dict[tuple[int, int], Future[NDArray[np.uint8]]] = {}
 
     def upcoming(self, rows: NDArray[np.int64], epoch: int) -> None:
-        """Begin to make the pictures of these rows, unless they are in the making."""
+        """Begin to make the pictures of these rows [B], unless they are in the making."""
         for row in rows.tolist():
             if (row, epoch) not in self._ready:
                 self._ready[row, epoch] = self._pool.submit(self._one, row, epoch)

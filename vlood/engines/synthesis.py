@@ -340,7 +340,12 @@ def options_of(pipeline: Pipeline, making: Making) -> dict[str, Any]:
 def run_pipeline(
     pipeline: Pipeline, prompt: str, seed: int, options: dict[str, Any]
 ) -> Image.Image | None:
-    """Make one image; None where the pipeline's safety checker withholds it."""
+    """Make one image; None where the pipeline's safety checker withholds it.
+
+    Raises:
+        UsageError: the pipeline does not take these options.
+        VloodError: it failed, or ran out of memory.
+    """
     import torch
 
     # Noise drawn on the CPU is the same for every device.

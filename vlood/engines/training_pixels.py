@@ -61,7 +61,7 @@ class ItemPixels:
     def expect(
         self, rows: NDArray[np.int64], number: int, seed: int, augmentation: Augmentation
     ) -> None:
-        """Begin to read the pictures of the next step."""
+        """Begin to read the pictures of the next step, rows [B]."""
         self._begin(rows, number, seed, augmentation)
 
     def _begin(

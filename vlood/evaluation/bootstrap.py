@@ -56,7 +56,7 @@ def bootstrap_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Return the interval of any `statistic(id_scores, ood_scores)`; for AUROC use the faster form.
+    """Return the interval of a `statistic` of scores [N] and [M]; for AUROC use the faster form.
 
     Raises:
         UsageError: a side is empty or not finite, or an option is out of range.
@@ -84,7 +84,7 @@ def auroc_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Return the AUROC's interval, sorting once: a resample costs one pass over both sides.
+    """Return the AUROC's interval from scores [N] and [M], sorting once: a pass a resample.
 
     A resample is a weight per image. With OOD sorted, the weight of OOD below an ID score is a
     cumulative sum at a place that never changes, so AUROC is one weighted sum of such places.
@@ -118,7 +118,7 @@ def figure_intervals(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[Figure, Interval]:
-    """Return the interval of each figure, all from the same draws.
+    """Return the interval of each figure of scores [N] and [M], all from the same draws.
 
     Draw for draw what `bootstrap_interval` measures on the scores as given.
 

@@ -94,7 +94,7 @@ def heatmap(
     scale: ColourScale,
     caption: Caption,
 ) -> Image.Image:
-    """Draw the picture, the same with its regions coloured, a colour bar and a caption.
+    """Draw the picture [H, W, 3], the same with its regions coloured, a colour bar and a caption.
 
     Arguments are those of :func:`overlay`; a small picture grows by whole pixels.
     """

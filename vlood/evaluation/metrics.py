@@ -145,7 +145,7 @@ def checked_scores(scores: ArrayLike, side: str) -> NDArray[np.float64]:
 def roc_curve(
     id_scores: ArrayLike, ood_scores: ArrayLike, *, positive: Positive = "id"
 ) -> RocCurve:
-    """Count both sides at every distinct score.
+    """Count both sides, scores [N] and [M], at every distinct score.
 
     With `positive="ood"` the scores are negated first, so thresholds are on the negated scores.
 
@@ -171,7 +171,7 @@ def roc_curve(
 def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     """Return the area under the ROC curve: the chance that ID outscores OOD, ties counting half.
 
-    Which side is positive does not matter.
+    Of scores [N] and [M]. Which side is positive does not matter.
 
     Raises:
         UsageError: a side is empty or not finite.
@@ -192,6 +192,8 @@ def aupr(
     mode: AuprMode = "average_precision",
 ) -> float:
     """Return the area under the precision-recall curve; AUPR-in by default, AUPR-out for `ood`.
+
+    Of scores [N] and [M].
 
     Raises:
         UsageError: a side is empty or not finite, or an option is unknown.
@@ -218,8 +220,9 @@ def fpr_at_tpr(
 ) -> float:
     """Return the false positive rate at a true positive rate; FPR95 by default.
 
-    ID positive: the share of OOD accepted when the share `tpr` of ID is. OOD positive: the share
-    of ID rejected when the share `tpr` of OOD is. These are two quantities: never compare them.
+    Of scores [N] and [M]. ID positive: the share of OOD accepted when the share `tpr` of ID is.
+    OOD positive: the share of ID rejected when the share `tpr` of OOD is. These are two quantities:
+    never compare them.
 
     Raises:
         UsageError: a side is empty or not finite, `tpr` is not in (0, 1], or an option is unknown.
@@ -244,6 +247,8 @@ def fpr_at_tpr(
 def threshold_at_tpr(id_scores: ArrayLike, tpr: float = 0.95) -> float:
     """Return the largest threshold at which the share of ID with score >= threshold is >= `tpr`.
 
+    Of ID scores [N].
+
     Raises:
         UsageError: the scores are empty or not finite, or `tpr` is not in (0, 1].
     """
@@ -255,7 +260,7 @@ def threshold_at_tpr(id_scores: ArrayLike, tpr: float = 0.95) -> float:
 
 
 def detection_error(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
-    """Return the smallest error any threshold reaches, both sides equally likely.
+    """Return the smallest error any threshold reaches on scores [N] and [M], sides equally likely.
 
     min over thresholds of (1 - TPR + FPR) / 2, rejecting everything included, so at most 0.5.
     Liang et al., "Enhancing the reliability of out-of-distribution image detection in neural

@@ -43,7 +43,7 @@ class CmaMetrics(NamedTuple):
 def openood_fpr(
     id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95, *, positive: Positive = "ood"
 ) -> OpenoodFpr:
-    """Return FPR at a TPR as OpenOOD v1.5 reads it.
+    """Return FPR at a TPR of scores [N] and [M] as OpenOOD v1.5 reads it.
 
     Quirk: scikit-learn's curve has lost its collinear points before the first one with a TPR that
     suffices is looked for, so the answer can be higher than the curve's own. OpenOOD's tables use
@@ -59,7 +59,7 @@ def openood_fpr(
 
 
 def cma_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> CmaMetrics:
-    """Return the five figures of CMA's code.
+    """Return the five figures of CMA's code, of scores [N] and [M].
 
     Raises:
         UsageError: a side is empty or not finite.
@@ -74,7 +74,7 @@ def cma_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> CmaMetrics:
 
 
 def cma_detection_error(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
-    """Return the detection error as CMA's code computes it.
+    """Return the detection error of scores [N] and [M] as CMA's code computes it.
 
     Quirks: the two errors are weighted by the share of the *other* side, only thresholds with an ID
     TPR of at least 0.95 are tried, and the curve has lost its collinear points.

@@ -75,7 +75,11 @@ class MapStore:
         self._maps[rows, view] = maps
 
     def commit(self, done: int) -> None:
-        """Make sure that what was written is there, and that so many parts are done."""
+        """Make sure that what was written is there, and that so many parts are done.
+
+        Raises:
+            VloodError: the disk refuses it.
+        """
         self._maps.flush()  # type: ignore[attr-defined]
         try:
             self._tell(done)

@@ -68,7 +68,7 @@ class TrainedNetwork:
 def split(
     labels: NDArray[np.int64], share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rows to train on and those kept aside, a share of each class.
+    """Return the rows to train on and those kept aside, a share of each class of labels [N].
 
     Raises:
         UsageError: every class has a single image.

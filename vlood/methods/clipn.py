@@ -123,7 +123,7 @@ def score(detector: Detector, images: ImageFeatures) -> Scores:
 
 
 def decide(detector: Detector, images: ImageFeatures) -> NDArray[np.bool_]:
-    """Say which of N images are OOD, without a threshold: by the rule of the settings."""
+    """Say which of N images are OOD [N], without a threshold: by the rule of the settings."""
     _, yes, no = _logits(detector, images)
     if detector.settings.rule == "ctw":
         return ctw_decision(yes, no)

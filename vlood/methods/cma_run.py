@@ -117,7 +117,11 @@ class ImageTextLoss:
         self.objective = Objective(settings.lambda_value, settings.multi_positive(batch, classes))
 
     def of(self, inputs: StepInputs) -> Loss:
-        """Return the loss of a part of a step: with one part the plain one, else from the cache."""
+        """Return the loss of a part of a step: with one part the plain one, else from the cache.
+
+        Raises:
+            VloodError: the images of a chunk do not fit into the memory.
+        """
         try:
             return self._of(inputs)
         except (torch.OutOfMemoryError, MemoryError) as error:

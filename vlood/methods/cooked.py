@@ -199,7 +199,11 @@ def probabilities(detector: Detector, images: ImageFeatures) -> NDArray[np.float
 
 
 def members_logits(detector: Detector, images: ImageFeatures) -> Mapping[str, NDArray[np.float64]]:
-    """Return the logits [N, K] of each member, before its temperature."""
+    """Return the logits [N, K] of each member, before its temperature.
+
+    Raises:
+        UsageError: a member is a classifier, and no logits of it came with the images.
+    """
     found: dict[str, NDArray[np.float64]] = {}
     for member in detector.settings.chosen():
         if member == "clip":
@@ -252,7 +256,7 @@ def check_classifier(logits: ClassifierLogits, classes: Sequence[str]) -> None:
 
 
 def best_temperature(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """Return the T for which softmax(logits / T) makes the labels most likely (Guo et al. 2017)."""
+    """Return the T for which softmax([N, K] / T) makes labels [N] most likely (Guo et al. 2017)."""
     from scipy.optimize import minimize_scalar
 
     rows = np.arange(len(labels))

@@ -136,7 +136,7 @@ class PromptSides:
 def training_negatives(
     rows: Sequence[NegativeRow], count: int, pictured: Collection[int] = ()
 ) -> NDArray[np.int64]:
-    """Return which negatives of a bank take part in training, in the bank's order.
+    """Return which negatives of a bank take part in training [n], in the bank's order.
 
     Those with images come first, then those that mining so many would have chosen: of each part of
     speech, in proportion, the farthest from the classes. Where closeness is not known of all, the

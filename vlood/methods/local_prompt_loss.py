@@ -124,7 +124,7 @@ def own_logits(regions: torch.Tensor, own: torch.Tensor, sharp: float) -> torch.
 
 
 def largest(logits: torch.Tensor, top_k: int) -> torch.Tensor:
-    """Return the k largest along the last axis in any order; all where there are fewer."""
+    """Return the k largest of [..., L] in any order, [..., k]; all where there are fewer."""
     if top_k >= logits.shape[-1]:
         return logits
     return logits.topk(top_k, dim=-1, sorted=False).values

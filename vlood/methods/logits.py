@@ -24,7 +24,7 @@ def class_cosines(detector: Detector, images: ImageFeatures) -> NDArray[np.float
 
 
 def check_width(images: NDArray[np.float32], classes: NDArray[np.float32]) -> None:
-    """Refuse image embeddings that are not as wide as the class embeddings.
+    """Refuse image embeddings [N, D] that are not as wide as class embeddings [K, D].
 
     Raises:
         UsageError: naming both widths.
@@ -56,31 +56,31 @@ def regional_cosines(
 
 
 def log_sum_exp(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return log(sum(exp(logits))) over the last axis; nothing overflows."""
+    """Return log(sum(exp(logits))) of [..., K] over the last axis; nothing overflows."""
     peak = logits.max(axis=-1, keepdims=True)
     total = np.exp(logits - peak).sum(axis=-1)
     return np.asarray(np.log(total) + peak[..., 0], dtype=np.float64)
 
 
 def max_probability(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the largest softmax probability over the last axis."""
+    """Return the largest softmax probability of [..., K] over the last axis."""
     peak = logits.max(axis=-1, keepdims=True)
     return np.asarray(1.0 / np.exp(logits - peak).sum(axis=-1), dtype=np.float64)
 
 
 def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the softmax over the last axis."""
+    """Return the softmax of [..., K] over the last axis."""
     weights = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
 def free_energy(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:
-    """Return T * log-sum-exp(logits / T), the negative free energy (Liu et al. 2020, eq. 3)."""
+    """Return T LSE(logits [..., K] / T), the negative free energy (Liu et al. 2020, eq. 3)."""
     return temperature * log_sum_exp(logits / temperature)
 
 
 def entropy(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the Shannon entropy (natural log) of the softmax over the last axis."""
+    """Return the Shannon entropy (natural log) of the softmax of [..., K] over the last axis."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     weights = np.exp(shifted)
     total = weights.sum(axis=-1)
@@ -88,7 +88,7 @@ def entropy(logits: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def probability_entropy(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the Shannon entropy (natural log) of probabilities over the last axis."""
+    """Return the Shannon entropy (natural log) of probabilities [..., K] over the last axis."""
     tiny = np.finfo(probabilities.dtype).tiny
     return np.asarray(
         -(probabilities * np.log(np.maximum(probabilities, tiny))).sum(axis=-1), dtype=np.float64

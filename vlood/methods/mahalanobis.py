@@ -142,7 +142,7 @@ def freedom(sums: Moments) -> float:
 
 
 def covariance(settings: Any, measured: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the covariance that the settings make of a measured one."""
+    """Return the covariance [D, D] that the settings make of a measured one."""
     if settings.covariance == "empirical":
         return measured
     return shrunk_covariance(measured, settings.shrinkage)

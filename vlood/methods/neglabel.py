@@ -216,7 +216,7 @@ def number_of_groups(method: str, asked: int, negatives: int) -> int:
 def grouped_order(
     permutation: NDArray[np.int64], groups: int, remainder: str = "spread"
 ) -> NDArray[np.int64]:
-    """Return the rows of the negatives in the order of their groups.
+    """Return the rows of the negatives in the order of their groups, at most as many as [M].
 
     With ``drop`` the last M mod G rows are left out before the others are permuted.
     """
@@ -225,7 +225,7 @@ def grouped_order(
 
 
 def group_sizes(negatives: int, groups: int) -> NDArray[np.int64]:
-    """Return the sizes of G groups of M negatives: equal, or the first ones larger by one."""
+    """Return the sizes [G] of groups of M negatives: equal, or the first ones larger by one."""
     sizes = np.full(groups, negatives // groups, np.int64)
     sizes[: negatives % groups] += 1
     return sizes

@@ -110,7 +110,7 @@ def unseen_logits(head: Head, labels: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def head_rows(detector: Detector, images: ImageFeatures) -> NDArray[np.float32]:
-    """Return the rows that a detector's probe sees.
+    """Return the rows [N, D] that a detector's probe sees.
 
     Raises:
         UsageError: they do not fit those of training.

@@ -127,7 +127,11 @@ def score(detector: Detector, images: ImageFeatures) -> Scores:
 
 
 def width(detector: Detector) -> int:
-    """Return the width D of the embeddings that a detector takes."""
+    """Return the width D of the embeddings that a detector takes.
+
+    Raises:
+        ValueError: none of its arrays tells.
+    """
     for name, shape in get(detector.method).arrays_of(detector.tensors).items():
         axes = shape.split()
         if "D" in axes:

@@ -98,7 +98,7 @@ def scored_rows(settings: Any, images: ImageFeatures, width: int) -> NDArray[np.
 
 
 def refuse_normalised(method: str, length: float, rows: NDArray[np.float32]) -> None:
-    """Refuse rows of length 1 where those of training had another length.
+    """Refuse rows [N, D] of length 1 where those of training had another length.
 
     Raises:
         UsageError: they are.

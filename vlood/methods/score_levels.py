@@ -57,7 +57,7 @@ def rank_curve(scores: ArrayLike) -> Curve:
 
 
 def platt_curve(known: ArrayLike, strange: ArrayLike) -> Curve:
-    """Return the logistic curve that best tells known from strange images' scores.
+    """Return the logistic curve that best tells known [N] from strange [M] images' scores.
 
     Both sides weigh the same, however many images each has. Scores are standardised, and the slope
     is held by an L2 penalty of strength 1, as sides that part completely ask for an endless one.
@@ -81,7 +81,7 @@ def platt_curve(known: ArrayLike, strange: ArrayLike) -> Curve:
 
 
 def isotonic_curve(known: ArrayLike, strange: ArrayLike) -> Curve:
-    """Return the rising curve that best fits which images are known; both sides weigh the same.
+    """Return the rising curve that best fits which of scores [N] and [M] are known, sides equal.
 
     Levels stay 1 / (n + 2) away from 0 and 1, n the images of the smaller side.
 
@@ -124,7 +124,7 @@ def levels_at(
 
 
 def tail_width(points: NDArray[np.float64], levels: NDArray[np.float64]) -> float:
-    """Return the distance beyond the last point at which what is left of a level has halved.
+    """Return how far beyond the last of points [n] what is left of levels [n] has halved.
 
     It is the distance between the quartiles of the known images' scores, or, where half of them
     score the same, that between the ends.

@@ -62,7 +62,7 @@ def project(head: Mapping[str, NDArray[Any]], rows: NDArray[np.float32]) -> NDAr
 
 
 def projected(head: Mapping[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
-    """Return the same in torch, with gradients."""
+    """Return the same [N, D] in torch, with gradients."""
     import torch.nn.functional as F
 
     hidden = F.linear(rows, head[WEIGHT], head[BIAS])

@@ -86,5 +86,5 @@ class NegativeFeatures:
 
 
 def is_permutation(order: NDArray[np.int64], count: int) -> bool:
-    """Say whether an array holds each of the numbers below ``count`` once."""
+    """Say whether an array [n] holds each of the numbers below ``count`` once."""
     return order.shape == (count,) and bool(np.array_equal(np.sort(order), np.arange(count)))

@@ -43,7 +43,7 @@ class PartSelection:
 
     @property
     def rest(self) -> NDArray[np.int64]:
-        """The rows that replace chosen ones which turn out to be duplicates, nearest last."""
+        """The rows [n] that replace chosen ones which turn out to be duplicates, nearest last."""
         return self.ranking[self.count :]
 
 
@@ -64,7 +64,7 @@ class Selection:
         return self.parts if order == ORDERS[0] else self.parts[::-1]
 
     def rows(self, order: str = "nouns-first") -> NDArray[np.int64]:
-        """Return all chosen rows, a part after the other, each by ascending closeness."""
+        """Return all chosen rows [n], a part after the other, each by ascending closeness."""
         return np.concatenate([part.chosen for part in self.in_order(order)])
 
 

@@ -37,7 +37,7 @@ class CaptionedFeatures(LabelledFeatures):
         return cls(raw, np.array(labels, np.int64), tuple(ids), captions=tuple(captions))
 
     def rows(self, chosen: NDArray[np.int64]) -> CaptionedFeatures:
-        """Return the images of these rows, in this order, with their captions."""
+        """Return the images of these rows [n], in this order, with their captions."""
         return CaptionedFeatures.of(
             self.raw[chosen],
             [self.captions[row] for row in chosen.tolist()],

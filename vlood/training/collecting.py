@@ -145,12 +145,12 @@ def choose(
     Args:
         candidates: m pairs.
         per_label: how many images a label may have, 1 or more.
-        group: int64, for every image a number that copies share; None: no image has copies.
+        group: [N] int64, for every image a number that copies share; None: no image has copies.
         shuffle: a seed; where given, those of a label that passed come in random order instead of
             by similarity (LAPT draws from them), drawn alike whatever other labels there are.
 
     Returns:
-        Places in ``candidates``, by label, within a label in the order they were taken.
+        Places [n] in ``candidates``, by label, within a label in the order they were taken.
     """
     key = -candidates.similarity.astype(np.float64)
     if shuffle is not None:

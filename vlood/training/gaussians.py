@@ -100,7 +100,7 @@ def fold_moments(
     origin: Floats,
     folds: int = FOLDS,
 ) -> list[Moments]:
-    """Return the moments of each fold; the images of every class go round the folds in turn."""
+    """Return the moments of each fold of rows [N, D]; the images of a class go round in turn."""
     turn = turns(labels, classes) % folds
     return [
         moments(rows[turn == fold], labels[turn == fold], classes, origin) for fold in range(folds)
@@ -122,7 +122,7 @@ def whole(parts: Sequence[Moments]) -> Moments:
 
 
 def shrunk_covariance(covariance: Floats, shrinkage: float) -> Floats:
-    """Return (1 - g) S + g tr(S)/D I."""
+    """Return (1 - g) S + g tr(S)/D I, S [D, D]."""
     width = len(covariance)
     mean = float(np.trace(covariance)) / width
     return np.asarray((1 - shrinkage) * covariance + shrinkage * mean * np.eye(width))

@@ -44,7 +44,7 @@ def train_head(
 
     Args:
         name: the method's, for what is said when training fails.
-        parameters: leaf tensors that require gradients.
+        parameters: leaf tensors of any shape that require gradients.
         loss: of a batch.
         rows: N, how many there are.
         schedule: epochs, batch size, rate.
@@ -80,14 +80,14 @@ def train_head(
 
 
 def leaf(array: NDArray[Any], device: str) -> Tensor:
-    """Return an array as a parameter to train, float32."""
+    """Return an array as a parameter of its shape to train, float32."""
     import torch
 
     return torch.tensor(np.asarray(array, np.float32), device=device).requires_grad_()
 
 
 def fixed(array: NDArray[Any], device: str) -> Tensor:
-    """Return an array as a tensor that is not trained."""
+    """Return an array as a tensor of its shape that is not trained."""
     import torch
 
     kept = np.ascontiguousarray(array)

@@ -108,7 +108,7 @@ def with_label_noise(
 def check_every_class(
     labels: NDArray[np.int64], classes: Sequence[str], *, negatives: int = 0
 ) -> None:
-    """Refuse training images that leave a class without any; negative labels need none.
+    """Refuse labels [N] that leave a class without an image; negative labels need none.
 
     Raises:
         UsageError: naming the classes without images.

@@ -33,7 +33,7 @@ class PixelSource(Protocol):
     def expect(
         self, rows: NDArray[np.int64], number: int, seed: int, augmentation: Augmentation
     ) -> None:
-        """Begin to read what will be asked for next; may do nothing."""
+        """Begin to read rows [B], which will be asked for next; may do nothing."""
         ...
 
 

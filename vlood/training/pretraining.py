@@ -79,7 +79,7 @@ def take_step(
     loss: torch.Tensor,
     rate: float,
 ) -> None:
-    """Follow a loss one step down at a rate, on gradients no longer than 1."""
+    """Follow a loss, a scalar, one step down at a rate, on gradients no longer than 1."""
     for group in (group for one in optimizers for group in one.param_groups):
         group["lr"] = rate
     module.zero_grad()

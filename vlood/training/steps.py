@@ -44,7 +44,7 @@ class Rows(Protocol):
         ...
 
     def batch(self, epoch: int, step: int) -> NDArray[np.int64]:
-        """Return the rows of a step of an epoch; the same whenever it is asked."""
+        """Return the rows [B] of a step of an epoch; the same whenever it is asked."""
         ...
 
 

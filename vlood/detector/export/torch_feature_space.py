@@ -58,7 +58,7 @@ def _distances(own: Arrays, rows: Tensor) -> Tensor:
 def mahalanobis(
     settings: Any, scale: float, own: Arrays, features: Tensor, local: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return minus the least squared distance."""
+    """Return minus the least squared distance [N], and logits [N, K], of features [N, D]."""
     distances = _distances(own, _rows(settings, features))
     return -distances.amin(1), -distances / 2
 
@@ -66,7 +66,7 @@ def mahalanobis(
 def relative_mahalanobis(
     settings: Any, scale: float, own: Arrays, features: Tensor, local: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return minus the least distance beyond that to all images."""
+    """Return minus the least distance beyond that to all images [N], and logits [N, K]."""
     rows = _rows(settings, features)
     distances = _distances(own, rows)
     centred = rows - own["origin"].double() - own["background_mean"].double()
@@ -77,7 +77,7 @@ def relative_mahalanobis(
 def gen(
     settings: Any, scale: float, own: Arrays, features: Tensor, local: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return minus the generalised entropy."""
+    """Return minus the generalised entropy [N], and logits [N, K]."""
     logits = _linear(own, _rows(settings, features))
     p = logits.softmax(1)
     top = p.topk(min(settings.largest, own["classes"]), 1).values.clamp(1e-7, 1 - 1e-7)
@@ -87,7 +87,7 @@ def gen(
 def kl_matching(
     settings: Any, scale: float, own: Arrays, features: Tensor, local: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return minus the least divergence from a typical answer."""
+    """Return minus the least divergence from a typical answer [N], and logits [N, K]."""
     logits = _linear(own, _rows(settings, features))
     logs = logits.log_softmax(1)
     p = logs.exp()
@@ -104,7 +104,7 @@ def _left_over(own: Arrays, rows: Tensor) -> Tensor:
 def vim(
     settings: Any, scale: float, own: Arrays, features: Tensor, local: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the energy less the virtual logit."""
+    """Return the energy less the virtual logit [N], and logits [N, K]."""
     rows = _rows(settings, features)
     logits = _linear(own, rows)
     return logits.logsumexp(1) - own["alpha"].double()[0] * _left_over(own, rows), logits
@@ -113,7 +113,7 @@ def vim(
 def residual(
     settings: Any, scale: float, own: Arrays, features: Tensor, local: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return minus the length outside the principal directions."""
+    """Return minus the length outside the principal directions [N], and logits [N, K]."""
     rows = _rows(settings, features)
     return -_left_over(own, rows), _linear(own, rows)
 
@@ -121,7 +121,7 @@ def residual(
 def react(
     settings: Any, scale: float, own: Arrays, features: Tensor, local: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the energy of activations that are cut off."""
+    """Return the energy of activations that are cut off [N], and logits [N, K]."""
     cut = own["cut"].double()[0]
     rows = _rows(settings, features)
     logits = _linear(own, torch.minimum(torch.maximum(rows, -cut), cut))
@@ -131,7 +131,7 @@ def react(
 def ash(
     settings: Any, scale: float, own: Arrays, features: Tensor, local: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the energy of shaped activations."""
+    """Return the energy of shaped activations [N], and logits [N, K]."""
     rows = _rows(settings, features)
     width = rows.shape[1]
     kept = max(1, width - round(width * settings.pruned))
@@ -150,7 +150,7 @@ def ash(
 def mixoe(
     settings: Any, scale: float, own: Arrays, features: Tensor, local: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the largest probability of the probe."""
+    """Return the largest probability of the probe [N], and its logits [N, K]."""
     logits = _linear(own, _rows(settings, features))
     return logits.softmax(1).amax(1), logits
 
@@ -165,7 +165,7 @@ def _by(how: str, logits: Tensor) -> Tensor:
 def tip_adapter(
     settings: Any, scale: float, own: Arrays, features: Tensor, local: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the logits of text and of the cache of training images."""
+    """Return the score [N] and logits [N, K] of text and the cache of training images."""
     rows = _unit(features)
     text = (rows @ own["class_features"].T).double() * scale
     values = F.one_hot(own["key_labels"], own["classes"]).double()
@@ -181,7 +181,7 @@ def tip_adapter(
 def cooked(
     settings: Any, scale: float, own: Arrays, features: Tensor, local: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean of the probabilities of CLIP and the probe."""
+    """Return the score [N] and logits [N, K] of the mean of CLIP and the probe."""
     logits = {}
     if "clip" in settings.chosen():
         logits["clip"] = (_unit(features) @ own["class_features"].T).double() * scale
@@ -201,7 +201,7 @@ def cooked(
 def abet(
     settings: Any, scale: float, own: Arrays, features: Tensor, local: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the energy of cosines over a learned temperature."""
+    """Return the energy of cosines over a learned temperature [N], and logits [N, K]."""
     raised = _rows(settings, features) @ own["slope"].double() + own["offset"].double()[0]
     inverse = 1 + (-raised).clamp(max=60.0).exp()
     cosines = _unit(features).double() @ own["directions"].double().T
@@ -217,7 +217,7 @@ def _projected(settings: Any, own: Arrays, features: Tensor) -> Tensor:
 def tagood(
     settings: Any, scale: float, own: Arrays, features: Tensor, local: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the largest cosine with a learned centre."""
+    """Return the largest cosine with a learned centre [N], and logits [N, K]."""
     cosines = _projected(settings, own, features) @ own["centres"].double().T
     return cosines.amax(1), cosines / settings.temperature
 
@@ -225,7 +225,7 @@ def tagood(
 def palm(
     settings: Any, scale: float, own: Arrays, features: Tensor, local: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the log-density of the best class's mixture of prototypes."""
+    """Return the log-density of the best class's mixture of prototypes [N], and logits [N, K]."""
     near = _projected(settings, own, features) @ own["prototypes"].double().T / settings.temperature
     grouped = near.reshape(-1, own["classes"], settings.prototypes)
     logits = grouped.logsumexp(2) - math.log(settings.prototypes)
@@ -235,7 +235,7 @@ def palm(
 def gmm(
     settings: Any, scale: float, own: Arrays, features: Tensor, local: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the log-density of the mixture of all classes."""
+    """Return the log-density of the mixture of all classes [N], and logits [N, K]."""
     basis = own["basis"].double()
     rows = _rows(settings, features) - own["mean"].double()
     directions, width = basis.shape
@@ -261,7 +261,7 @@ def gmm(
 def knn(
     settings: Any, scale: float, own: Arrays, features: Tensor, local: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return minus the distance to the k-th nearest image; labels are votes of the k nearest."""
+    """Return minus the distance to the k-th nearest image [N], and its k nearest votes [N, K]."""
     rows = _unit(features)
     cosines, ids = (rows @ own["bank"].T).topk(settings.k, 1)
     last = own["bank"][ids[:, -1]]

@@ -56,7 +56,7 @@ class Checkpoint:
         return tuple(self.tensors[name].shape)
 
     def array(self, name: str) -> NDArray[np.float32]:
-        """Return a tensor in single precision, in memory of its own.
+        """Return a tensor in single precision, of its own shape, in memory of its own.
 
         Raises:
             UsageError: it holds numbers that are not finite.

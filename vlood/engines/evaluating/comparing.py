@@ -294,7 +294,7 @@ def severity_rows(found: Evaluation) -> list[SeverityRow]:
 
 
 def accuracy_of(true: NDArray[np.int64], predicted: NDArray[np.int64]) -> float | None:
-    """Return the share of ID images given their own class, or None where no label is known."""
+    """Return the share of labels [N] that are predicted [N], or None where none is known."""
     known = true >= 0
     if not known.any():
         return None

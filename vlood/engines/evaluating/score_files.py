@@ -81,7 +81,11 @@ def write_set(path: Path, images: SetImages, columns: Mapping[str, Judged]) -> N
 
 
 def column_names(path: Path) -> set[str]:
-    """Return the detectors a finished set holds; none where there is no such file."""
+    """Return the detectors a finished set holds; none where there is no such file.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

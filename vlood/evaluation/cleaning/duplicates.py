@@ -44,7 +44,7 @@ class Pairs:
 
 
 def same_content(digests: Sequence[bytes]) -> NDArray[np.int64]:
-    """Return for each of N images the first row with the same bytes: its own where none came."""
+    """Return for N images the first row with the same bytes [N]: its own where none came."""
     first: dict[bytes, int] = {}
     return np.array([first.setdefault(digest, row) for row, digest in enumerate(digests)], np.int64)
 

@@ -94,7 +94,7 @@ class Line:
 
 
 def score_axis(sets: Sequence[NDArray[np.float64]], threshold: float) -> Axis:
-    """Return one axis for all sets, with bins as fine as the smallest one bears."""
+    """Return one axis for all sets of scores [N], with bins as fine as the smallest one bears."""
     filled = [scores for scores in sets if scores.size]
     low = min(float(scores.min()) for scores in filled)
     high = max(float(scores.max()) for scores in filled)
@@ -119,7 +119,7 @@ def score_panel(
     prefix: str,
     label: str,
 ) -> ScorePanel:
-    """Draw the scores of one set (a line) over those of the ID set (filled).
+    """Draw the scores [M] of one set (a line) over those of the ID set [N] (filled).
 
     Heights are shares of each set's own images, so sets of different size compare.
     """
