@@ -1,4 +1,4 @@
-"""One process that has imported what the commands import, and forks for each of them.
+"""One process that has imported all the commands import, and forks for each of them.
 
 Starting the installed command takes seconds, nearly all of it for importing torch. A forked child
 runs the same `vlood.cli.main` as a true process does: its own arguments, folder, environment and
@@ -29,12 +29,18 @@ from typing import IO, Any
 
 READY = b"ready"
 LONGEST_REQUEST = 1 << 20
-# Not pyarrow: it starts a thread.
+# Besides every module of vlood: what commands import while they run.
 IMPORTED = (
-    *("vlood.cli.app", "vlood.backbone.load", "vlood.detector.saved", "vlood.engines.detectors"),
-    *("vlood.engines.scoring", "vlood.engines.mining", "PIL.Image"),
-    *("sklearn.linear_model", "accelerate", "timm", "peft"),
+    *("accelerate", "faiss", "jinja2", "peft", "platformdirs", "pyarrow.parquet", "simplemma"),
+    *("matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "matplotlib.figure"),
+    *("PIL.Image", "rich.markdown", "rich.progress", "rich.table", "safetensors.torch"),
+    *("scipy.optimize", "scipy.signal", "scipy.sparse.csgraph", "scipy.special", "scipy.stats"),
+    *("sklearn.isotonic", "sklearn.linear_model", "sklearn.metrics", "sklearn.mixture"),
+    *("sklearn.model_selection", "timm.data", "torchvision.transforms", "typer._adapters"),
+    *("typer.rich_utils",),
 )
+# pyarrow's allocator would start a thread; threads do not fork.
+NO_THREAD = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 
 
 class ForkServer:
@@ -46,7 +52,7 @@ class ForkServer:
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(theirs.fileno())],
-            env=environment,
+            env={**environment, **NO_THREAD},
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -179,11 +185,22 @@ def _anew(stream: Any) -> io.TextIOWrapper:
 
 
 def import_all() -> None:
-    """Import what most commands import, without starting a thread: threads do not fork."""
+    """Import all of vlood and what it needs, without starting a thread: threads do not fork."""
+    import functools
     import importlib
+    import pkgutil
 
-    for name in IMPORTED:
+    import typer.main
+
+    import vlood
+
+    rooms = (module.name for module in pkgutil.walk_packages(vlood.__path__, "vlood."))
+    for name in (*IMPORTED, *rooms):
         importlib.import_module(name)
+    sys.modules["PIL.Image"].init()
+    # The tree of commands is the same for every child, and takes longer than most of them.
+    typer.main.get_command = functools.cache(typer.main.get_command)
+    typer.main.get_command(sys.modules["vlood.cli.app"].app)
     tasks = Path("/proc/self/task")
     if tasks.is_dir() and len(list(tasks.iterdir())) > 1:
         raise RuntimeError("an import started a thread; the server cannot fork")
