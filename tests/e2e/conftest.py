@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from .fork_server import ForkServer
+from .fork_server import ForkServer, Running
 
 TIMEOUT = 120
 CLASSES = "red thing,green thing,blue thing,grey thing"
@@ -216,6 +216,31 @@ def start(environment: dict[str, str]) -> Callable[..., subprocess.Popen[bytes]]
         )
 
     return begin
+
+
+@pytest.fixture
+def begin(
+    start: Callable[..., subprocess.Popen[bytes]], fork_server: ForkServer | None
+) -> Iterator[Callable[..., Any]]:
+    """Return a function that starts the command in a forked child, for a signal while it works."""
+    begun: list[Running] = []
+
+    def fork(arguments: Sequence[str | Path], cwd: Path | None = None) -> Any:
+        if fork_server is None:
+            return start(arguments, cwd=cwd)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        begun.append(
+            fork_server.begin(
+                [*map(str, arguments)], stdin=nothing, cwd=cwd, extra={}, limit=TIMEOUT
+            )
+        )
+        return begun[-1]
+
+    yield fork
+    for one in begun:
+        if one.poll() is None:
+            one.kill()
+            one.communicate()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""One process that has imported what the commands import, and forks for each of them.
+"""One process that has imported all the commands import, and forks for each of them.
 
 Starting the installed command takes seconds, nearly all of it for importing torch. A forked child
 runs the same `vlood.cli.main` as a true process does: its own arguments, folder, environment and
@@ -16,6 +16,7 @@ import gc
 import io
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -29,13 +30,18 @@ from typing import IO, Any
 
 READY = b"ready"
 LONGEST_REQUEST = 1 << 20
-# All of vlood, and what it imports only inside of functions. Not pyarrow: it starts a thread.
+# Besides every module of vlood: what commands import while they run.
 IMPORTED = (
-    *("open_clip", "timm", "accelerate", "peft", "faiss", "safetensors.torch", "PIL.Image"),
-    *("scipy.stats", "sklearn.linear_model", "sklearn.mixture", "jinja2"),
-    *("matplotlib.figure", "matplotlib.backends.backend_agg"),
-    *("rich.table", "rich.progress", "typer.rich_utils"),
+    *("accelerate", "faiss", "jinja2", "peft", "platformdirs", "pyarrow.parquet", "simplemma"),
+    *("matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "matplotlib.figure"),
+    *("PIL.Image", "rich.markdown", "rich.progress", "rich.table", "safetensors.torch"),
+    *("scipy.optimize", "scipy.signal", "scipy.sparse.csgraph", "scipy.special", "scipy.stats"),
+    *("sklearn.isotonic", "sklearn.linear_model", "sklearn.metrics", "sklearn.mixture"),
+    *("sklearn.model_selection", "timm.data", "torchvision.transforms", "typer._adapters"),
+    *("typer.rich_utils",),
 )
+# pyarrow's allocator would start a thread; threads do not fork.
+NO_THREAD = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 
 
 class ForkServer:
@@ -47,7 +53,7 @@ class ForkServer:
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(theirs.fileno())],
-            env=environment,
+            env={**environment, **NO_THREAD},
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -67,41 +73,46 @@ class ForkServer:
         limit: float,
     ) -> tuple[int, bytes, bytes]:
         """Run a command to its end; return its exit code and what it wrote to its two streams."""
+        feed = os.pipe()
+        running = self.begin(
+            arguments, stdin=feed[0], stdout=stdout, cwd=cwd, extra=extra, limit=limit
+        )
+        _write(feed[1], stdin)
+        out, err = running.communicate()
+        return running.returncode or 0, out, err
+
+    def begin(
+        self,
+        arguments: Sequence[str],
+        *,
+        stdin: int,
+        stdout: int | IO[Any] = subprocess.PIPE,
+        cwd: Path | None,
+        extra: dict[str, str],
+        limit: float,
+    ) -> Running:
+        """Start a command and leave it running; others wait until it has been waited for.
+
+        ``stdin`` is a descriptor, which this closes. The command is killed after ``limit`` seconds.
+        """
         request = {
             "arguments": list(arguments),
             "cwd": str(cwd or Path.cwd()),
             "environment": {**self._environment, **extra},
         }
-        pipes = [os.pipe(), os.pipe(), os.pipe()]
-        (into, feed), (out_read, out_write), (err_read, err_write) = pipes
-        streams = [into, out_write, err_write]
-        opened = None
+        (out_read, out_write), (err_read, err_write) = os.pipe(), os.pipe()
+        streams, closed = [stdin, out_write, err_write], [stdin, out_write, err_write]
         if stdout == subprocess.DEVNULL:
-            opened = streams[1] = os.open(os.devnull, os.O_WRONLY)
+            streams[1] = os.open(os.devnull, os.O_WRONLY)
+            closed.append(streams[1])
         elif stdout != subprocess.PIPE:
             streams[1] = stdout if isinstance(stdout, int) else stdout.fileno()
-        with self._turn:
-            socket.send_fds(self._ours, [json.dumps(request).encode()], streams)
-            for end in (into, out_write, err_write, *([] if opened is None else [opened])):
-                os.close(end)
-            child = int(self._ours.recv(100))
-            late = threading.Timer(limit, os.kill, (child, signal.SIGKILL))
-            late.start()
-            read: dict[int, bytes] = {}
-            readers = [
-                threading.Thread(target=_read, args=(end, read)) for end in (out_read, err_read)
-            ]
-            for reader in readers:
-                reader.start()
-            _write(feed, stdin)
-            code = int(self._ours.recv(100))
-            in_time = late.is_alive()
-            late.cancel()
-            for reader in readers:
-                reader.join()
-        if not in_time:
-            raise subprocess.TimeoutExpired(["vlood", *arguments], limit, *read.values())
-        return code, read[out_read], read[err_read]
+        self._turn.acquire()
+        socket.send_fds(self._ours, [json.dumps(request).encode()], streams)
+        for end in closed:
+            os.close(end)
+        child = int(self._ours.recv(100))
+        return Running(self._ours, self._turn, child, (out_read, err_read), arguments, limit)
 
     def forward(self, request: bytes, streams: Sequence[int], limit: float = 120) -> int:
         """Run a command on streams that are given, to its end; return its exit code.
@@ -123,6 +134,65 @@ class ForkServer:
         """End the server."""
         self._ours.close()
         self._process.wait(timeout=30)
+
+
+class Running:
+    """A command that the server runs: what `subprocess.Popen` offers of a process."""
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        turn: threading.Lock,
+        pid: int,
+        streams: tuple[int, int],
+        arguments: Sequence[str],
+        limit: float,
+    ) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._connection, self._turn = connection, turn
+        self._arguments, self._limit = arguments, limit
+        self._read: dict[int, bytes] = {}
+        self._streams = streams
+        self._readers = [threading.Thread(target=_read, args=(end, self._read)) for end in streams]
+        self._late = threading.Timer(limit, os.kill, (pid, signal.SIGKILL))
+        for thread in (*self._readers, self._late):
+            thread.start()
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the command runs."""
+        if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
+            self._wait()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the command, if it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill the command, as `kill -9` does."""
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float | None = None) -> tuple[bytes, bytes]:
+        """Wait for the end; return what was written to stdout and stderr."""
+        if self.returncode is None:
+            if not select.select([self._connection], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(["vlood", *self._arguments], timeout or 0)
+            self._wait()
+        out, err = (self._read[end] for end in self._streams)
+        return out, err
+
+    def _wait(self) -> None:
+        self.returncode = int(self._connection.recv(100))
+        in_time = self._late.is_alive()
+        self._late.cancel()
+        self._turn.release()
+        for reader in self._readers:
+            reader.join()
+        if not in_time:
+            what = ["vlood", *self._arguments]
+            raise subprocess.TimeoutExpired(what, self._limit, *self._read.values())
 
 
 def _read(end: int, read: dict[int, bytes]) -> None:
@@ -165,6 +235,7 @@ def become(request: dict[str, Any], streams: list[int]) -> None:
         os.close(stream)
     sys.stdin, sys.stdout, sys.stderr = map(_anew, (sys.stdin, sys.stdout, sys.stderr))
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started us may ignore it
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -184,16 +255,17 @@ def _anew(stream: Any) -> io.TextIOWrapper:
 
 
 def import_all() -> None:
-    """Import what most commands import, without starting a thread: threads do not fork."""
+    """Import all of vlood and what it needs, without starting a thread: threads do not fork."""
     import importlib
     import pkgutil
 
     import vlood
 
-    modules = [found.name for found in pkgutil.walk_packages(vlood.__path__, "vlood.")]
-    for name in (*modules, *IMPORTED):
+    rooms = (module.name for module in pkgutil.walk_packages(vlood.__path__, "vlood."))
+    for name in (*IMPORTED, *rooms):
         if not name.endswith("__main__"):
             importlib.import_module(name)
+    sys.modules["PIL.Image"].init()
     tasks = Path("/proc/self/task")
     if tasks.is_dir() and len(list(tasks.iterdir())) > 1:
         raise RuntimeError("an import started a thread; the server cannot fork")

@@ -53,7 +53,7 @@ def rows_kept(folder: Path) -> int:
 
 @pytest.mark.parametrize("enough", [3, 33], ids=["in the first set", "in the second set"])
 def test_a_killed_evaluation_goes_on_and_encodes_nothing_twice(
-    start: Callable[..., subprocess.Popen[bytes]],
+    begin: Callable[..., subprocess.Popen[bytes]],
     vlood: Vlood,
     tiny: str,
     sets: tuple[Path, Path],
@@ -67,7 +67,7 @@ def test_a_killed_evaluation_goes_on_and_encodes_nothing_twice(
         *("--id", known, "--ood", f"far:other={other}", "--no-cache", "--batch-size", "8"),
         *("--resamples", "20", "-o", folder, "-q"),
     ]
-    process = start(arguments)
+    process = begin(arguments)
     deadline = time.monotonic() + 100
     while process.poll() is None and time.monotonic() < deadline:
         done = 30 if list((folder / "scores").glob("known*.parquet")) else 0

@@ -299,7 +299,7 @@ def test_a_stream_in_two_parts_is_one_stream(many: Many, arrays: Path, tmp_path:
 
 
 def test_a_killed_stream_goes_on_to_the_same_bytes(
-    vlood: Vlood, start: Start, few: Path, bank: Path, tmp_path: Path
+    vlood: Vlood, begin: Start, few: Path, bank: Path, tmp_path: Path
 ) -> None:
     common = ["score", few, *WORLD, "--method", "adaneg", "--negatives", bank, "--batch-size", "4"]
     common += ["--no-cache", "-q"]
@@ -311,7 +311,7 @@ def test_a_killed_stream_goes_on_to_the_same_bytes(
     def lines() -> int:
         return partial.read_bytes().count(b"\n") if partial.exists() else 0
 
-    process = start([*common, "-o", out, "--state", states, "--resume"])
+    process = begin([*common, "-o", out, "--state", states, "--resume"])
     while process.poll() is None and lines() < 20:
         time.sleep(0.002)
     process.kill()

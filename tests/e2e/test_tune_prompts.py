@@ -132,14 +132,14 @@ def test_prompts_kept_undecided_about_background(many: Many, tmp_path: Path) -> 
 
 
 def test_ctrl_c_keeps_the_run_and_resume_ends_it(
-    many: Many, start: Callable[..., Any], tmp_path: Path
+    many: Many, begin: Callable[..., Any], tmp_path: Path
 ) -> None:
     import signal
 
     draw(tmp_path)
     long = (*TUNE, "--train", "train", "--set", "epochs=500", "--set", "context_length=4")
     command = (*long, "-o", "slow")
-    process = start(command, cwd=tmp_path)
+    process = begin(command, cwd=tmp_path)
     limit = time.monotonic() + 60
     while not (tmp_path / "slow.run" / "state.safetensors").exists():
         assert time.monotonic() < limit
