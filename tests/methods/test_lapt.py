@@ -122,6 +122,25 @@ def test_the_recipes_differ_in_their_losses_alone() -> None:
         make_settings(METHOD, {"preset": "lapt"})
 
 
+@pytest.mark.parametrize("objective", ["merged", "binary"])
+def test_the_objective_that_was_set_is_the_one_of_every_loss(objective: str) -> None:
+    classes, negatives = (each.detach().numpy().astype(np.float64) for each in text())
+    images = IMAGES.numpy().astype(np.float64)
+    weights = np.exp(20.0 * images @ np.concatenate([classes, negatives]).T)
+    known = weights[:, :C].sum(axis=1) / weights.sum(axis=1)
+    losses = []
+    for image, label in enumerate(LABELS.tolist()):
+        if label >= C:
+            share = 1 - known[image]
+        else:
+            share = known[image]
+            if objective == "merged":
+                share = weights[image, label] / weights[image].sum()
+        losses.append(-np.log(min(max(share, 1e-6), 1 - 1e-6)))
+    found = loss_of(replace(PAPER, objective=objective))[1]["plain"]
+    assert float(found.detach()) == pytest.approx(np.mean(losses), rel=1e-4)
+
+
 def test_images_alone_are_the_limit_of_both_mixes() -> None:
     total, parts = loss_of(PAPER, replace(DRAWN, cross_modal=1.0, cross_distribution=1.0))
     torch.testing.assert_close(total, 3 * parts["plain"])
