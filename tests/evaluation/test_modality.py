@@ -65,6 +65,21 @@ def test_limits() -> None:
     assert unlabelled.uniformity == modality_figures(IMAGES, TEXTS, LABELS).uniformity
 
 
+def test_two_classes_are_enough_to_compare() -> None:
+    # Unit vectors of the plane: cosines are those of the angles between them.
+    def at(*degrees: float) -> np.ndarray:
+        angles = np.deg2rad(degrees)
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+    found = modality_figures(at(10, 80, 50), at(0, 90), np.array([0, 1, 0]))
+    own = np.cos(np.deg2rad([10, 10, 50]))
+    other = np.cos(np.deg2rad([80, 80, 40]))
+    assert found.alignment == pytest.approx(2 * np.mean(own - other))
+    assert found.matched_cosine == pytest.approx(own.mean())
+    assert found.unmatched_cosine == pytest.approx(other.mean())
+    assert found.id_accuracy == pytest.approx(2 / 3)
+
+
 def test_what_cannot_be_measured() -> None:
     broken = IMAGES.copy()
     broken[2, 1], broken[4] = np.nan, 0
