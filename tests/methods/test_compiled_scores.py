@@ -38,7 +38,7 @@ BESIDE = np.exp(np.concatenate([COS, cosines(IMAGES.raw, WORDS.features)], axis=
 
 
 def of_words() -> Detector:
-    settings = neglabel.NegLabelSettings(groups=1, temperature=0.5)
+    settings = neglabel.NegLabelSettings(groups=1, temperature=25.0)
     return neglabel.fit(CLASSES, settings, 50.0, negatives=WORDS)
 
 
