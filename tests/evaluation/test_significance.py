@@ -104,6 +104,23 @@ def test_rows_are_corrected_together_and_equal_detectors_never_differ():
     assert tied_with_best(rows, "set0", aurocs) == ("good", frozenset({"twin"}))
 
 
+def test_ties_are_those_of_the_set_that_is_asked_for():
+    rng = np.random.default_rng(6)
+    known, other = rng.normal(2, 1, 200), rng.normal(0, 1, 200)
+    noise = [rng.normal(0, 3, 200) for _ in range(2)]
+    scores = {
+        "best": {"one": (known, other), "two": (known, other)},
+        # As good on one set, much worse on the other.
+        "half": {"one": (known, other), "two": (known + noise[0], other + noise[1])},
+    }
+    rows = paired_rows("known", scores)
+    aurocs = {"half": 0.8, "best": 0.9}
+    assert tied_with_best(rows, "one", aurocs) == ("best", frozenset({"half"}))
+    assert tied_with_best(rows, "two", aurocs) == ("best", frozenset())
+    # Whichever of the two comes first in a row.
+    assert tied_with_best(rows, "two", {"half": 0.9, "best": 0.8}) == ("half", frozenset())
+
+
 def test_one_detector_alone_has_nothing_to_compare():
     assert paired_rows("known", {"one": {"set": ([1.0, 2.0], [0.0, 0.5])}}) == []
 
