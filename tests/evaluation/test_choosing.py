@@ -91,6 +91,23 @@ def test_folds_are_compared_by_their_own_aurocs() -> None:
     assert (best.value, best.low, best.high) == (0, 0, 0)
 
 
+def test_two_folds_are_enough_for_an_interval() -> None:
+    one, other = drawn(1.0, 3, 50), drawn(1.0, 4, 50)
+    found = choose([Trial("only", 0, 1, (one, other))], LEFT_OUT).aurocs["only"]
+    first, second = auroc(*one), auroc(*other)
+    assert found.value == pytest.approx((first + second) / 2)
+    # Student's quantile for one degree of freedom; the spread of two is half their distance.
+    reach = 12.7062 * abs(first - second) / 2
+    assert found.low == pytest.approx(max(0.0, found.value - reach), abs=1e-5)
+    assert found.high == pytest.approx(min(1.0, found.value + reach), abs=1e-5)
+
+
+def test_five_folds_are_made_where_there_are_classes_enough() -> None:
+    for classes, folds in ((4, 4), (5, 5), (6, 5), (40, 5)):
+        assert len(folds_of(classes, 0)) == folds
+    assert len(folds_of(40, 0, most=7)) == 7
+
+
 def test_one_fold_tells_nothing_apart() -> None:
     found = choose([Trial("plain", 0, 1, (BAD,)), Trial("good", 1, 1, (GOOD,))], LEFT_OUT)
     assert (found.best, found.chosen) == ("good", "plain")

@@ -87,6 +87,12 @@ def test_paired_figures_equal_the_plain_form(seed):
             assert found[figure] == plain
 
 
+def test_one_image_a_side_is_enough():
+    found = paired_bootstrap_rows(lambda *_: 0.75, lambda *_: 0.5, 1, 1, resamples=4)
+    assert (found.first, found.second, found.difference) == (0.75, 0.5, 0.25)
+    assert (found.low, found.high) == (0.25, 0.25)
+
+
 def test_both_detectors_are_measured_on_the_same_rows():
     seen = [], []
     paired_bootstrap_rows(

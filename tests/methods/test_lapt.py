@@ -193,6 +193,14 @@ def test_draws_pair_across_the_border_and_come_from_their_generator() -> None:
     assert set(np.stack([each.template for each in drawn]).ravel().tolist()) == {0, 1, 2}
 
 
+def test_the_first_negative_label_lies_outside() -> None:
+    drawn = draw_mixing(np.array([C - 1, C]), C, T, PAPER, np.random.default_rng(0))
+    assert drawn.partner is not None
+    assert drawn.partner.tolist() == [1, 0]
+    one_side = draw_mixing(np.array([C, C + 1]), C, T, PAPER, np.random.default_rng(0))
+    assert one_side.partner is None
+
+
 def test_shares_have_the_distributions_of_their_alphas() -> None:
     random = np.random.default_rng(0)
     labels = np.array([0, 9])
