@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from vlood.detector.calibration import (
     KEPT_SCORES,
@@ -562,3 +563,16 @@ def test_garbage_is_refused_or_accepted_and_nothing_else(
 def test_pure_garbage_is_refused(described: Any, stored: Any) -> None:
     with pytest.raises(UsageError):
         from_stored(described, stored)
+
+
+@pytest.mark.parametrize(("ties", "below"), [(5, 2), (2, 1), (38, 2)])
+def test_with_ties_at_the_threshold_the_upper_end_is_that_of_all_it_accepts(
+    ties: int, below: int
+) -> None:
+    scores = np.concatenate([np.zeros(below), np.ones(ties), np.linspace(2, 3, 40 - below - ties)])
+    made = calibrate(scores, tpr=0.95)
+    assert made.threshold == 1.0
+    exact = binomtest(40 - below, 40).proportion_ci(0.95, "exact")
+    assert made.tpr_high == pytest.approx(exact.high)
+    # The lower end asks for the 38 images that 95 % of 40 are.
+    assert made.tpr_low == pytest.approx(binomtest(38, 40).proportion_ci(0.95, "exact").low)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlood.errors import UsageError
-from vlood.evaluation.bootstrap import auroc_interval, bootstrap_interval
+from vlood.evaluation.bootstrap import auroc_interval, bootstrap_interval, figure_intervals
 from vlood.evaluation.metrics import auroc, fpr_at_tpr
 
 tied = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=25)
@@ -64,3 +64,22 @@ def test_refuses_options_out_of_range(form):
             form([1.0], [0.0], **options)
     with pytest.raises(UsageError, match="no OOD scores"):
         form([1.0], [])
+
+
+def test_an_interval_says_how_it_was_drawn_and_ends_at_the_quantiles_of_the_draws():
+    inlier, outlier = np.random.default_rng(7).normal([[1], [0]], 1, (2, 25))
+    inlier, outlier = np.sort(inlier), np.sort(outlier)
+    rng, drawn = np.random.default_rng(3), []
+    for _ in range(40):
+        known, other = rng.integers(25, size=25), rng.integers(25, size=25)
+        drawn.append(auroc(inlier[known], outlier[other]))
+    low, high = np.quantile(drawn, [0.1, 0.9])
+    options = {"resamples": 40, "level": 0.8, "seed": 3}
+    for found in (
+        auroc_interval(inlier, outlier, **options),
+        bootstrap_interval(auroc, inlier, outlier, **options),
+        figure_intervals(inlier, outlier, ["auroc"], **options)["auroc"],
+    ):
+        assert found.value == auroc(inlier, outlier)
+        assert (found.low, found.high) == pytest.approx((low, high))
+        assert (found.resamples, found.level, found.seed) == (40, 0.8, 3)

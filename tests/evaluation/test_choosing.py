@@ -58,6 +58,17 @@ def test_a_sure_difference_that_is_not_worth_it_counts_for_nothing() -> None:
     assert choose(trials, OOD_SETS, margin=0.02).chosen == "plain"
 
 
+def test_a_difference_of_just_the_margin_is_not_worth_it() -> None:
+    # Separated without and all tied: AUROCs of 1 and 1/2, with no spread at all.
+    apart, tied = ([2.0, 3.0], [0.0, 1.0]), ([5.0, 5.0], [5.0, 5.0])
+    trials = [
+        Trial(name, level, 1, (tuple(np.array(side) for side in one),))
+        for name, level, one in (("plain", 0, tied), ("trained", 1, apart))
+    ]
+    assert choose(trials, OOD_SETS, margin=0.5).chosen == "plain"
+    assert choose(trials, OOD_SETS, margin=0.499).chosen == "trained"
+
+
 def test_folds_are_compared_by_their_own_aurocs() -> None:
     folds = tuple(drawn(2.0, seed, 50) for seed in range(5))
     worse = tuple(drawn(1.0, seed, 50) for seed in range(5))
@@ -68,6 +79,33 @@ def test_folds_are_compared_by_their_own_aurocs() -> None:
     # Student's quantile for four degrees of freedom, from a table.
     reach = 2.776445 * values.std(ddof=1) / np.sqrt(5)
     assert found.aurocs["better"].low == pytest.approx(values.mean() - reach, abs=1e-6)
+    assert found.aurocs["better"].high == pytest.approx(min(1, values.mean() + reach), abs=1e-6)
+    apart = values - np.array([auroc(*one) for one in worse])
+    reach = 2.776445 * apart.std(ddof=1) / np.sqrt(5)
+    behind = found.behind["worse"]
+    assert behind.value == pytest.approx(apart.mean())
+    assert (behind.low, behind.high) == pytest.approx(
+        (apart.mean() - reach, apart.mean() + reach), abs=1e-6
+    )
+    best = found.behind["better"]
+    assert (best.value, best.low, best.high) == (0, 0, 0)
+
+
+def test_two_folds_are_enough_for_an_interval() -> None:
+    one, other = drawn(1.0, 3, 50), drawn(1.0, 4, 50)
+    found = choose([Trial("only", 0, 1, (one, other))], LEFT_OUT).aurocs["only"]
+    first, second = auroc(*one), auroc(*other)
+    assert found.value == pytest.approx((first + second) / 2)
+    # Student's quantile for one degree of freedom; the spread of two is half their distance.
+    reach = 12.7062 * abs(first - second) / 2
+    assert found.low == pytest.approx(max(0.0, found.value - reach), abs=1e-5)
+    assert found.high == pytest.approx(min(1.0, found.value + reach), abs=1e-5)
+
+
+def test_five_folds_are_made_where_there_are_classes_enough() -> None:
+    for classes, folds in ((4, 4), (5, 5), (6, 5), (40, 5)):
+        assert len(folds_of(classes, 0)) == folds
+    assert len(folds_of(40, 0, most=7)) == 7
 
 
 def test_one_fold_tells_nothing_apart() -> None:

@@ -65,6 +65,21 @@ def test_limits() -> None:
     assert unlabelled.uniformity == modality_figures(IMAGES, TEXTS, LABELS).uniformity
 
 
+def test_two_classes_are_enough_to_compare() -> None:
+    # Unit vectors of the plane: cosines are those of the angles between them.
+    def at(*degrees: float) -> np.ndarray:
+        angles = np.deg2rad(degrees)
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+    found = modality_figures(at(10, 80, 50), at(0, 90), np.array([0, 1, 0]))
+    own = np.cos(np.deg2rad([10, 10, 50]))
+    other = np.cos(np.deg2rad([80, 80, 40]))
+    assert found.alignment == pytest.approx(2 * np.mean(own - other))
+    assert found.matched_cosine == pytest.approx(own.mean())
+    assert found.unmatched_cosine == pytest.approx(other.mean())
+    assert found.id_accuracy == pytest.approx(2 / 3)
+
+
 def test_what_cannot_be_measured() -> None:
     broken = IMAGES.copy()
     broken[2, 1], broken[4] = np.nan, 0
@@ -81,6 +96,22 @@ def test_the_plane_shows_the_gap() -> None:
     apart = texts.mean(0) - images.mean(0)
     assert apart[0] == pytest.approx(modality_figures(IMAGES, TEXTS, LABELS).modality_gap)
     assert apart[1] == pytest.approx(0, abs=1e-9)
+    # Their middle is the origin, and positions along the first axis are those along the gap.
+    np.testing.assert_allclose(texts.mean(0) + images.mean(0), 0, atol=1e-9)
+    u, v = unit(IMAGES), unit(TEXTS)
+    along = (v.mean(0) - u.mean(0)) / np.linalg.norm(v.mean(0) - u.mean(0))
+    middle = (v.mean(0) + u.mean(0)) / 2
+    np.testing.assert_allclose(images[:, 0], (u - middle) @ along, atol=1e-9)
+    np.testing.assert_allclose(texts[:, 0], (v - middle) @ along, atol=1e-9)
+    # No direction beside the gap varies more than the second axis.
+    rest = np.concatenate([side - side.mean(0) for side in (u, v)])
+    rest -= np.outer(rest @ along, along)
+    most = np.linalg.eigvalsh(rest.T @ rest)[-1]
+    shown = sum(
+        (side[:, 1] - side[:, 1].mean()) @ (side[:, 1] - side[:, 1].mean())
+        for side in (images, texts)
+    )
+    assert shown == pytest.approx(most)
     again = gap_plane(TEXTS, TEXTS)
     np.testing.assert_allclose(again[0], again[1])
 

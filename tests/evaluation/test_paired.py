@@ -87,6 +87,12 @@ def test_paired_figures_equal_the_plain_form(seed):
             assert found[figure] == plain
 
 
+def test_one_image_a_side_is_enough():
+    found = paired_bootstrap_rows(lambda *_: 0.75, lambda *_: 0.5, 1, 1, resamples=4)
+    assert (found.first, found.second, found.difference) == (0.75, 0.5, 0.25)
+    assert (found.low, found.high) == (0.25, 0.25)
+
+
 def test_both_detectors_are_measured_on_the_same_rows():
     seen = [], []
     paired_bootstrap_rows(
@@ -136,7 +142,9 @@ def test_constant_scores_against_separation():
 def test_any_metric_and_metrics_that_need_more_than_scores():
     scores = two_detectors(2, 30, 20)
     found = paired_bootstrap(detection_error, *scores, resamples=50, seed=3)
-    assert found.difference == detection_error(*scores[:2]) - detection_error(*scores[2:])
+    assert found.first == detection_error(*scores[:2])
+    assert found.second == detection_error(*scores[2:])
+    assert found.difference == found.first - found.second
     assert found.low <= found.high
     assert (found.resamples, found.seed, found.level) == (50, 3, 0.95)
     assert paired_bootstrap(detection_error, *scores, resamples=50, seed=3) == found
@@ -151,6 +159,21 @@ def test_any_metric_and_metrics_that_need_more_than_scores():
     )
     assert rates.first == oscr(scores[0], right[0], scores[1])
     assert rates.low <= rates.difference <= rates.high
+
+
+def test_a_difference_says_how_it_was_drawn_and_what_its_ends_are():
+    scores = two_detectors(2, 30, 20)
+    found = paired_figures(*scores, ["auroc"], resamples=40, level=0.8, seed=6)["auroc"]
+    rng, drawn = np.random.default_rng(6), []
+    for _ in range(40):
+        known, other = rng.integers(30, size=30), rng.integers(20, size=20)
+        sides = [scores[k][rows] for k, rows in enumerate((known, other, known, other))]
+        drawn.append(auroc(*sides[:2]) - auroc(*sides[2:]))
+    assert (found.first, found.second) == (auroc(*scores[:2]), auroc(*scores[2:]))
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.1, 0.9])))
+    beyond = min(sum(each <= 0 for each in drawn), sum(each >= 0 for each in drawn))
+    assert found.p_value == pytest.approx(min(1, 2 * (beyond + 1) / 41))
+    assert (found.level, found.resamples, found.seed) == (0.8, 40, 6)
 
 
 def test_holm_by_hand():

@@ -59,6 +59,39 @@ def test_group_means_weigh_datasets_alike_and_keep_detectors_apart():
     assert means[2].metrics.id_accuracy is None
 
 
+def test_every_figure_of_a_mean_row_is_the_mean_and_its_images_are_counted():
+    values = {
+        "auroc": (0.75, 0.25),
+        "aupr_in": (0.5, 1.0),
+        "aupr_out": (0.125, 0.375),
+        "fpr95_id_pos": (0.25, 0.75),
+        "fpr95_ood_pos": (1.0, 0.0),
+        "id_accuracy": (0.5, 0.75),
+        "oscr": (0.25, 0.5),
+        "threshold": (0.5, 0.25),
+        "tpr": (1.0, 0.75),
+        "fpr": (0.5, 0.125),
+    }
+    rows = [
+        replace(
+            a_row(name, "near"),
+            metrics=EvalMetrics(
+                n_id, n_ood, **{figure: both[k] for figure, both in values.items()}
+            ),
+        )
+        for k, (name, n_id, n_ood) in enumerate([("one", 80, 7), ("two", 100, 9)])
+    ]
+    (found,) = group_means(rows)
+    for figure, both in values.items():
+        assert getattr(found.metrics, figure) == sum(both) / 2, figure
+    # Images that could not be read may be missing from one set's run.
+    assert (found.metrics.n_id, found.metrics.n_ood) == (100, 16)
+    without = replace(rows[1].metrics, oscr=None)
+    (found,) = group_means([rows[0], replace(rows[1], metrics=without)])
+    assert found.metrics.oscr is None
+    assert found.metrics.tpr == 0.875
+
+
 def test_unknown_group_is_refused():
     with pytest.raises(UsageError, match="nearby"):
         a_row(group="nearby")

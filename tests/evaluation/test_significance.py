@@ -104,5 +104,54 @@ def test_rows_are_corrected_together_and_equal_detectors_never_differ():
     assert tied_with_best(rows, "set0", aurocs) == ("good", frozenset({"twin"}))
 
 
+def test_ties_are_those_of_the_set_that_is_asked_for():
+    rng = np.random.default_rng(6)
+    known, other = rng.normal(2, 1, 200), rng.normal(0, 1, 200)
+    noise = [rng.normal(0, 3, 200) for _ in range(2)]
+    scores = {
+        "best": {"one": (known, other), "two": (known, other)},
+        # As good on one set, much worse on the other.
+        "half": {"one": (known, other), "two": (known + noise[0], other + noise[1])},
+    }
+    rows = paired_rows("known", scores)
+    aurocs = {"half": 0.8, "best": 0.9}
+    assert tied_with_best(rows, "one", aurocs) == ("best", frozenset({"half"}))
+    assert tied_with_best(rows, "two", aurocs) == ("best", frozenset())
+    # Whichever of the two comes first in a row.
+    assert tied_with_best(rows, "two", {"half": 0.9, "best": 0.8}) == ("half", frozenset())
+
+
 def test_one_detector_alone_has_nothing_to_compare():
     assert paired_rows("known", {"one": {"set": ([1.0, 2.0], [0.0, 0.5])}}) == []
+
+
+def test_a_row_holds_the_test_it_stands_for_and_holms_correction():
+    rng = np.random.default_rng(3)
+    sets = some_scores(rng, sizes=(40, 50))
+    scores = {
+        "a": {name: one[:2] for name, one in zip(("near", "far"), sets, strict=True)},
+        "b": {name: one[2:] for name, one in zip(("near", "far"), sets, strict=True)},
+        "c": {"far": (sets[1][0] * 2 + sets[1][2], sets[1][1] * 2 + sets[1][3])},
+    }
+    rows = paired_rows("known", scores, mean_name="all")
+    tests = {
+        ("near", "a", "b"): paired_mean_delong([sets[0]]),
+        ("far", "a", "b"): paired_mean_delong([sets[1]]),
+        ("far", "a", "c"): paired_delong(*sets[1][:2], *scores["c"]["far"]),
+        ("far", "b", "c"): paired_delong(*sets[1][2:], *scores["c"]["far"]),
+        ("all", "a", "b"): paired_mean_delong(sets),
+    }
+    assert [(row.ood, row.first, row.second) for row in rows] == list(tests)
+    for row, test in zip(rows, tests.values(), strict=True):
+        assert row.id == "known"
+        assert (row.auroc_first, row.auroc_second) == (test.first, test.second)
+        assert (row.difference, row.low, row.high) == (test.difference, test.low, test.high)
+        assert row.p_value == test.p_value
+    # The four tests on single sets are corrected together, that of the mean is alone.
+    rising = sorted(rows[:4], key=lambda row: row.p_value)
+    least = 0.0
+    for left, row in zip((4, 3, 2, 1), rising, strict=True):
+        least = max(least, min(1.0, left * row.p_value))
+        assert row.p_holm == pytest.approx(least)
+    assert rows[4].p_holm == rows[4].p_value
+    assert rows[0].record()["p_holm"] == rows[0].p_holm

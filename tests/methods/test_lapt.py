@@ -122,6 +122,25 @@ def test_the_recipes_differ_in_their_losses_alone() -> None:
         make_settings(METHOD, {"preset": "lapt"})
 
 
+@pytest.mark.parametrize("objective", ["merged", "binary"])
+def test_the_objective_that_was_set_is_the_one_of_every_loss(objective: str) -> None:
+    classes, negatives = (each.detach().numpy().astype(np.float64) for each in text())
+    images = IMAGES.numpy().astype(np.float64)
+    weights = np.exp(20.0 * images @ np.concatenate([classes, negatives]).T)
+    known = weights[:, :C].sum(axis=1) / weights.sum(axis=1)
+    losses = []
+    for image, label in enumerate(LABELS.tolist()):
+        if label >= C:
+            share = 1 - known[image]
+        else:
+            share = known[image]
+            if objective == "merged":
+                share = weights[image, label] / weights[image].sum()
+        losses.append(-np.log(min(max(share, 1e-6), 1 - 1e-6)))
+    found = loss_of(replace(PAPER, objective=objective))[1]["plain"]
+    assert float(found.detach()) == pytest.approx(np.mean(losses), rel=1e-4)
+
+
 def test_images_alone_are_the_limit_of_both_mixes() -> None:
     total, parts = loss_of(PAPER, replace(DRAWN, cross_modal=1.0, cross_distribution=1.0))
     torch.testing.assert_close(total, 3 * parts["plain"])
@@ -172,6 +191,14 @@ def test_draws_pair_across_the_border_and_come_from_their_generator() -> None:
     assert set(partners[:, 0].tolist()) == {2, 4, 5}
     assert set(partners[:, 2].tolist()) == {0, 1, 3, 6, 7}
     assert set(np.stack([each.template for each in drawn]).ravel().tolist()) == {0, 1, 2}
+
+
+def test_the_first_negative_label_lies_outside() -> None:
+    drawn = draw_mixing(np.array([C - 1, C]), C, T, PAPER, np.random.default_rng(0))
+    assert drawn.partner is not None
+    assert drawn.partner.tolist() == [1, 0]
+    one_side = draw_mixing(np.array([C, C + 1]), C, T, PAPER, np.random.default_rng(0))
+    assert one_side.partner is None
 
 
 def test_shares_have_the_distributions_of_their_alphas() -> None:

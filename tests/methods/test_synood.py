@@ -15,7 +15,7 @@ from vlood.backbone.image_features import ImageFeatures, unit
 from vlood.errors import UsageError
 from vlood.methods import neglabel, registry
 from vlood.methods.contract import Detector, TunedDetector, make_settings
-from vlood.methods.synood import METHOD, mine_labels
+from vlood.methods.synood import METHOD, logits, mine_labels
 from vlood.methods.synood_head import (
     GAIN,
     SHAPES,
@@ -273,3 +273,14 @@ def test_its_graph_and_its_lines_of_python_score_the_same() -> None:
     held["features"] = torch.from_numpy(images.raw)
     exec("\n".join(_FORMULAS["synood"](tuned)), held)
     np.testing.assert_allclose(held["score"].numpy(), expected.score, rtol=1e-4)
+
+
+def test_labels_come_from_scaled_cosines_of_the_moved_images() -> None:
+    tuned = fit()
+    images = ImageFeatures(IMAGES.raw)
+    by_length = tuned.settings.embeddings == "unit"
+    moved = plain_moved(tuned.tensors, unit(IMAGES.raw) if by_length else IMAGES.raw)
+    moved /= np.linalg.norm(moved, axis=1, keepdims=True)
+    expected = SCALE * moved @ tuned.tensors["class_features"].T
+    np.testing.assert_allclose(logits(tuned, images), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(registry.score(tuned, images).label, expected.argmax(axis=1))

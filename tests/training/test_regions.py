@@ -50,6 +50,14 @@ def test_the_loss_agrees_with_a_plain_one() -> None:
     assert float(region_loss(regions, texts, scale, SHORT)) == pytest.approx(total, rel=1e-5)
 
 
+def test_a_picture_of_fewer_regions_than_asked_for_counts_them_all() -> None:
+    regions, texts = _unit(3, 2, 8, seed=0), _unit(4, 8, seed=1)
+    few, all_of_them = replace(SHORT, best=6, worst=5), replace(SHORT, best=2, worst=2)
+    found = region_loss(regions, texts, 7.0, few)
+    assert float(found) == float(region_loss(regions, texts, 7.0, all_of_them))
+    assert float(found) != float(region_loss(regions, texts, 7.0, replace(SHORT, best=1, worst=1)))
+
+
 def test_only_the_image_tower_is_taught_and_a_stopped_run_goes_on(tmp_path: Path) -> None:
     class StoppedError(Exception):
         pass
