@@ -17,12 +17,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from vlood.features.atomic import write_atomically
+from vlood.features.closing import ClosedAtExit
 from vlood.features.keyed_rows import KeyedRows, list_parts
 from vlood.features.parts import part_rows
 
@@ -64,7 +64,7 @@ class CacheInfo:
     banks: int = 0
 
 
-class FeatureSpace:
+class FeatureSpace(ClosedAtExit):
     """Embeddings [N, dim] of one model under one setting, found by the digest of their content.
 
     Lookups may come from any thread. Nothing about the disk raises: see
@@ -116,17 +116,6 @@ class FeatureSpace:
     def close(self) -> None:
         """Commit and let go of the files."""
         self._rows.close()
-
-    def __enter__(self) -> FeatureSpace:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class FeatureCache:

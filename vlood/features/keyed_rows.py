@@ -13,12 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlood.features.atomic import PARTIAL_SUFFIX
+from vlood.features.closing import ClosedAtExit
 from vlood.features.parts import (
     KEY_BYTES,
     PART_SUFFIX,
@@ -42,7 +42,7 @@ _FOLD_AT = 50_000
 _STALE_SECONDS = 24 * 3600.0
 
 
-class KeyedRows:
+class KeyedRows(ClosedAtExit):
     """A persistent table of fixed-width rows under 16-byte keys.
 
     Nothing about the disk ever stops a run: a folder that is absent reads as empty, a damaged part
@@ -190,17 +190,6 @@ class KeyedRows:
             self._drop(self._parts)
             self._pending.clear()
             self._older.clear()
-
-    def __enter__(self) -> KeyedRows:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def _row_bytes(self) -> int:

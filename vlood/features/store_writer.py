@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from vlood.errors import UsageError, VloodError
 from vlood.features.atomic import PARTIAL_SUFFIX, fsync_folder, write_atomically
+from vlood.features.closing import ClosedAtExit
 from vlood.features.embeddings import STORE_FILE
 from vlood.features.store_folder import (
     MANIFEST_FILE,
@@ -36,7 +36,7 @@ PROVENANCE = "provenance"
 _LOCK_FILE = ".lock"
 
 
-class EmbeddingStoreWriter:
+class EmbeddingStoreWriter(ClosedAtExit):
     """Write a store batch by batch.
 
     Args:
@@ -169,17 +169,6 @@ class EmbeddingStoreWriter:
                 self.commit()
         finally:
             self._unlock()
-
-    def __enter__(self) -> EmbeddingStoreWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _check_folder(self, resume: bool) -> None:
         if self.folder.exists() and not self.folder.is_dir():

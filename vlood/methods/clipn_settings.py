@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vlood.errors import UsageError
 from vlood.methods.contract import check_choice, check_positive, check_whole, setting
+from vlood.methods.loop_fields import clip_field, precision_field
 
 if TYPE_CHECKING:
     from vlood.training.settings import LoopSettings
@@ -136,13 +137,8 @@ class CLIPNSettings:
         unit="captions",
         source=_OURS,
     )
-    clip: float = setting(0.0, help="longest gradient; 0: any", unit="-", source=_CODE)
-    precision: str = setting(
-        "auto",
-        help="of training: fp32, bf16, fp16, or auto, that of the model",
-        unit="-",
-        source=f"{_CODE}: fp16",
-    )
+    clip: float = clip_field(_CODE)
+    precision: str = precision_field(f"{_CODE}: fp16")
 
     def __post_init__(self) -> None:
         for name, choices in (

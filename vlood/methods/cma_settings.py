@@ -15,6 +15,7 @@ from vlood.methods.contract import (
     check_whole,
     setting,
 )
+from vlood.methods.loop_fields import clip_field, precision_field
 
 if TYPE_CHECKING:
     from vlood.backbone.tuned_weights import LoraSettings
@@ -127,13 +128,8 @@ class CMASettings:
     weight_decay: float = setting(
         0.1, help="decoupled, of everything trained", unit="-", source=_CODE
     )
-    clip: float = setting(0.0, help="longest gradient; 0: any", unit="-", source=_CODE)
-    precision: str = setting(
-        "auto",
-        help="of training: fp32, bf16, fp16, or auto, that of the model",
-        unit="-",
-        source=f"{_CODE}: fp32",
-    )
+    clip: float = clip_field(_CODE)
+    precision: str = precision_field(f"{_CODE}: fp32")
     augment: str = setting(
         "crop",
         help="how training images are shown: none (whole), crop (a random part, 90 % or more) or "

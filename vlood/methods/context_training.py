@@ -22,6 +22,7 @@ from vlood.methods.contract import (
     check_whole,
     setting,
 )
+from vlood.methods.loop_fields import accumulate_field, clip_field, precision_field
 from vlood.prompts.templates import ClassFeatures
 from vlood.training.labelled import LabelledFeatures, check_every_class
 
@@ -81,16 +82,9 @@ class ContextSettings:
     optimizer: str = setting("sgd", help="sgd or adamw", unit="-", source=CODE)
     momentum: float = setting(0.9, help="of sgd", unit="-", source=_DASSL)
     weight_decay: float = setting(5e-4, help="L2 penalty", unit="-", source=_DASSL)
-    accumulate: int = setting(
-        1, help="parts that a step is made in, to save memory", unit="parts", source=OURS
-    )
-    clip: float = setting(0.0, help="longest gradient; 0: any", unit="-", source=CODE)
-    precision: str = setting(
-        "auto",
-        help="of training: fp32, bf16, fp16, or auto, that of the model",
-        unit="-",
-        source=f"{CODE}: fp16",
-    )
+    accumulate: int = accumulate_field(OURS)
+    clip: float = clip_field(CODE)
+    precision: str = precision_field(f"{CODE}: fp16")
     patience: int = setting(
         0,
         help="epochs without a better loss on training images kept aside before training stops; 0: "

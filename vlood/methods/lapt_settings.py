@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vlood.errors import UsageError
 from vlood.methods.context_training import OURS, RANDOM, check_init
 from vlood.methods.contract import check_choice, check_positive, check_whole, setting
+from vlood.methods.loop_fields import accumulate_field, precision_field
 
 if TYPE_CHECKING:
     from vlood.training.settings import LoopSettings
@@ -117,15 +118,8 @@ class LaptSettings:
         unit="views",
         source=f"{OURS}; the authors' code makes a new one every epoch, and encodes it anew",
     )
-    accumulate: int = setting(
-        1, help="parts that a step is made in, to save memory", unit="parts", source=OURS
-    )
-    precision: str = setting(
-        "auto",
-        help="of training: fp32, bf16, fp16, or auto, that of the model",
-        unit="-",
-        source=f"{_CODE}: fp16",
-    )
+    accumulate: int = accumulate_field(OURS)
+    precision: str = precision_field(f"{_CODE}: fp16")
 
     def __post_init__(self) -> None:
         name = "lapt"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vlood.errors import UsageError
 from vlood.methods.context_training import OURS, RANDOM, check_init
 from vlood.methods.contract import check_choice, check_positive, check_whole, setting
+from vlood.methods.loop_fields import accumulate_field, clip_field, precision_field
 
 if TYPE_CHECKING:
     from vlood.training.settings import LoopSettings
@@ -103,16 +104,9 @@ class LocalPromptSettings:
     warmup_rate: float = setting(1e-5, help="learning rate of the warm-up", unit="-", source=_CODE)
     momentum: float = setting(0.9, help="of sgd", unit="-", source=_DASSL)
     weight_decay: float = setting(5e-4, help="L2 penalty", unit="-", source=_DASSL)
-    clip: float = setting(0.0, help="longest gradient; 0: any", unit="-", source=_CODE)
-    accumulate: int = setting(
-        1, help="parts that a step is made in, to save memory", unit="parts", source=OURS
-    )
-    precision: str = setting(
-        "auto",
-        help="of training: fp32, bf16, fp16, or auto, that of the model",
-        unit="-",
-        source=f"{_CODE}: fp16 with loss scaling",
-    )
+    clip: float = clip_field(_CODE)
+    accumulate: int = accumulate_field(OURS)
+    precision: str = precision_field(f"{_CODE}: fp16 with loss scaling")
     recompute: bool = setting(
         False,
         help="make regional maps anew in every epoch instead of keeping them on disk",
