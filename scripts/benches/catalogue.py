@@ -137,4 +137,35 @@ BENCHES = {
     ),
     "world-cooked": Bench("COOkeD under wrong labels, pictogram world", "world:world_cooked"),
     "world-layers": Bench("every layer of the tower, pictogram world", "world:world_layers"),
+    "photos": Bench("methods that train nothing, photographs", "photos:photos", "shared"),
+    "photos-images": Bench(
+        "detectors that learn from embeddings, photographs", "photos:photos_images", "shared"
+    ),
+    "photos-prompts": Bench("CoOp and LoCoOp, photographs", "photos:photos_prompts", "shared"),
+    "photos-local-prompt": Bench(
+        "Local-Prompt by shots, photographs", "photos:photos_local_prompt", "shared"
+    ),
+    "embeddings": Bench(
+        "zero-shot methods and negatives, real ViT-B/32 embeddings",
+        "embeddings:embeddings",
+        "shared",
+    ),
+    "embeddings-probe": Bench(
+        "a linear probe by shots, real ViT-B/32 embeddings",
+        "embeddings:embeddings_probe",
+        "shared",
+    ),
+    "pytorch-ood": Bench(
+        "feature-space detectors over pytorch-ood's on the same arrays",
+        "pytorch_ood:pytorch_ood",
+        "pytorch-ood",
+    ),
+    "statistics": Bench("metrics of 200,000 scores with intervals", "intervals:statistics"),
+    "demo": Bench("vlood demo from start to end", "intervals:demo"),
+    "world-lapt": Bench("LAPT, parts left out, pictogram world", "scripted:world_lapt"),
+    "world-contexts": Bench(
+        "what CoOp learns epoch by epoch, pictogram world", "scripted:world_contexts"
+    ),
+    "world-cma": Bench("CMA and FLYP, pictogram world", "scripted:world_cma"),
+    "photos-cma": Bench("CMA and FLYP, photographs", "scripted:photos_cma", "shared"),
 }

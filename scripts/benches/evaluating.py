@@ -44,11 +44,10 @@ def vlood(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def evaluated(folder: Path, *arguments: str) -> list[Row]:
-    """Run `vlood eval`, without intervals, and return its records."""
-    report = folder / "report"
-    shutil.rmtree(report, ignore_errors=True)
-    asked = ("eval", *arguments, "--resamples", "0", "--format", "jsonl", "-o", "report")
+def evaluated(folder: Path, *arguments: str, command: Sequence[str] = ("eval",)) -> list[Row]:
+    """Run `vlood eval` (or a suite), without intervals, and return its records."""
+    shutil.rmtree(folder / "report", ignore_errors=True)
+    asked = (*command, *arguments, "--resamples", "0", "--format", "jsonl", "-o", "report")
     return [json.loads(line) for line in vlood(folder, *asked, "--quiet").splitlines()]
 
 

@@ -26,6 +26,7 @@ DRAWN = (
 )
 MODEL = ("--model", "bundled", "--classes", "world")
 SETS = ("--id", "world/id/test", "--ood", "near:near=world/near", "--ood", "far:far=world/far")
+SUITE = ("bench", "world")
 TRAIN = ("--train", "world/id/train")
 ZERO_SHOT = "mcm,msp,max-logit,energy,entropy,gl-mcm"
 NEGATIVES = "neglabel,adaneg,tanl"
@@ -105,29 +106,28 @@ def _by_shots(result: str, methods: str, shots: str, settings: Sequence[str]) ->
 
 
 def world_cooked(options: argparse.Namespace) -> Iterator[Measured]:
-    """COOkeD and single detectors under wrong labels, on three worlds."""
-    asked = ("--method", "cooked,linear-probe,mcm,knn", *MODEL, *TRAIN, *SETS)
-    noises = ("0", "0.2", "0.4")
-    rows = []
+    """COOkeD beside single detectors: wrong labels, names gone, blurred pictures."""
+    asked = (
+        *("--root", "world", "--method", "cooked,linear-probe,mcm,knn", *TRAIN),
+        *("--label-noise", "0,0.2,0.4", "--name-shift", "0,0.5,1"),
+    )
     with tempfile.TemporaryDirectory() as scratch:
-        for noise in noises:
-            found = over_worlds(
-                Path(scratch),
-                SEEDS,
-                lambda seed, noise=noise: (*asked, "--label-noise", noise, "--seed", str(seed)),
-            )
-            for (name,), runs in by_group(found, "method").items():
-                if name != "mcm" or noise == "0":
-                    rows.append((f"{100 * float(noise):.0f} %", name, *cells(runs)))
+        folder = Path(scratch)
+        world_folder(folder, 0)
+        rows = evaluated(folder, *asked, command=SUITE)
+    found = []
+    for spectrum, joined in (("", ""), ("full", ", blurred pictures join the ID side")):
+        some = [{**row, "spectrum": ""} for row in rows if row["spectrum"] == spectrum]
+        found += [
+            (f"{name}{joined}", *cells(runs))
+            for (name,), runs in by_group(some, "detector").items()
+            if not joined or name in ("cooked", "linear-probe", "mcm", "knn")
+        ]
     yield Measured(
-        *("world-cooked", "label-noise"),
-        ("wrong labels", "method", *HEADINGS),
-        tuple(rows),
-        keys=2,
-        commands=(
-            DRAWN,
-            *wrapped("eval", *asked, "--label-noise", "SHARE", "--seed", "SEED", "-o", "report"),
-        ),
+        *("world-cooked", "settings"),
+        ("detector", *HEADINGS),
+        tuple(found),
+        commands=(DRAWN.replace("SEED", "0"), *wrapped(*SUITE, *asked, "-o", "report")),
         bundled=True,
     )
 
