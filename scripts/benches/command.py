@@ -110,7 +110,7 @@ def dated(one: Measured, asked: str, device: str) -> Table:
         name=one.name,
         date=datetime.date.today().isoformat(),
         hardware=hardware(device),
-        commands=(asked, *(f"{line}" for line in one.commands)),
+        commands=(asked, *one.commands),
         columns=columns,
         rows=one.rows,
         caption=one.caption,
@@ -132,9 +132,9 @@ def command(name: str, options: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def save(result: str, made: Table) -> None:
+def save(result: str, made: Table, folder: Path = FOLDER) -> None:
     """Put a table in its result file, which is there already with its title and words."""
-    path = FOLDER / f"{result}.json"
+    path = folder / f"{result}.json"
     if not path.exists():
         raise ResultError(f"{path.name} is not there; make it with a title, a group and an order")
-    write_result(renewed(read_result(path), [made]))
+    write_result(renewed(read_result(path), [made]), folder)

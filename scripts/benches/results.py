@@ -286,7 +286,8 @@ def _plain(value: Any) -> Any:
 def _written(value: Any, indent: str = "", key: str = "") -> str:
     """Write JSON that people read: a row a line, a line of words a line."""
     short = json.dumps(value, ensure_ascii=False)
-    if not isinstance(value, list | dict) or len(value) < 1 or len(short) <= WIDEST:
+    fits = len(short) <= WIDEST and key != "rows"
+    if not isinstance(value, list | dict) or not value or fits:
         return short
     deeper = indent + "  "
     if isinstance(value, dict):
