@@ -136,6 +136,10 @@ BENCHES = {
         "Local-Prompt by shots, pictogram world", "world:world_local_prompt"
     ),
     "world-cooked": Bench("COOkeD under wrong labels, pictogram world", "world:world_cooked"),
+    "world-classifier": Bench(
+        "COOkeD with a classifier trained from scratch, pictogram world",
+        "cooked:world_classifier",
+    ),
     "world-layers": Bench("every layer of the tower, pictogram world", "world:world_layers"),
     "photos": Bench("methods that train nothing, photographs", "photos:photos", "shared"),
     "photos-images": Bench(

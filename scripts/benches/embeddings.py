@@ -23,7 +23,13 @@ SETS = {
     "fashion products (1,000)": ("fashion", "embeddings/fashion_1000_vitb32/features.npy"),
     "Flickr8k photographs (1,000)": ("flickr8k", "embeddings/flickr8k_1000_vitb32/features.npy"),
 }
-METHODS = ("mcm", "max-logit", "energy", "neglabel", "adaneg")
+METHODS = {
+    "mcm": "MCM",
+    "max-logit": "max-logit",
+    "energy": "energy",
+    "neglabel": "NegLabel",
+    "adaneg": "AdaNeg",
+}
 SHOTS = (1, 2, 4, 8, 16)
 
 
@@ -52,7 +58,10 @@ def embeddings(options: argparse.Namespace) -> Iterator[Measured]:
     figures = ("auroc", "fpr95_id_pos")
     yield Measured(
         *("embeddings", "sets"),
-        ("OOD set", *((f"{one} {what}", 2) for one in METHODS for what in ("AUROC", "FPR95"))),
+        (
+            "OOD set",
+            *((f"{one} {what}", 2) for one in METHODS.values() for what in ("AUROC", "FPR95")),
+        ),
         tuple(
             (
                 shown,

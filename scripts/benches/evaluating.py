@@ -44,11 +44,14 @@ def vlood(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def evaluated(folder: Path, *arguments: str, command: Sequence[str] = ("eval",)) -> list[Row]:
-    """Run `vlood eval` (or a suite), without intervals, and return its records."""
+def evaluated(
+    folder: Path, *arguments: str, command: Sequence[str] = ("eval",), resamples: int = 0
+) -> list[Row]:
+    """Run `vlood eval` (or a suite) and return its records, intervals from so many draws."""
     shutil.rmtree(folder / "report", ignore_errors=True)
-    asked = (*command, *arguments, "--resamples", "0", "--format", "jsonl", "-o", "report")
-    return [json.loads(line) for line in vlood(folder, *asked, "--quiet").splitlines()]
+    asked = (*command, *arguments, "--resamples", str(resamples), "--format", "jsonl")
+    lines = vlood(folder, *asked, "-o", "report", "--quiet").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def shown(arguments: Sequence[str]) -> str:

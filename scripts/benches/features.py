@@ -40,19 +40,17 @@ def features(options: argparse.Namespace) -> Iterator[Measured]:
                 method.score(fitted, ImageFeatures(asked.raw[first : first + 4096]))
             rates.append(len(asked) / (time.perf_counter() - start))
         of_cpu = 3 * len(asked) / (time.process_time() - cpu)
-        shown = name
         if name == "knn":
             own = fitted.settings
             lists = len(fitted.tensors["centroids"])
-            shown = f"knn, {lists:,} lists, {own.probes} looked into"
             found = (
-                f"k-NN's recall of the {own.k} nearest is {own.recall:.3f} on rows between "
+                f"k-NN has {lists:,} lists and looks into {own.probes}; its recall of the {own.k} nearest is {own.recall:.3f} on rows between "
                 f"neighbours, {knn_recall(fitted, asked.raw[:500:2])} on new rows in clusters, "
                 f"{knn_recall(fitted, asked.raw[1:500:2])} on those anywhere."
             )
         rows_of_table.append(
             (
-                *(shown, round(clock, 1), round(busy, 1), round(peak[0] - before)),
+                *(name, round(clock, 1), round(busy, 1), round(peak[0] - before)),
                 *(round(min(rates)), round(max(rates)), round(of_cpu)),
             )
         )
