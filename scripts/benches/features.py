@@ -44,7 +44,8 @@ def features(options: argparse.Namespace) -> Iterator[Measured]:
             own = fitted.settings
             lists = len(fitted.tensors["centroids"])
             found = (
-                f"k-NN has {lists:,} lists and looks into {own.probes}; its recall of the {own.k} nearest is {own.recall:.3f} on rows between "
+                f"k-NN has {lists:,} lists and looks into {own.probes}; its recall of the "
+                f"{own.k} nearest is {own.recall:.3f} on rows between "
                 f"neighbours, {knn_recall(fitted, asked.raw[:500:2])} on new rows in clusters, "
                 f"{knn_recall(fitted, asked.raw[1:500:2])} on those anywhere."
             )

@@ -55,6 +55,8 @@ def section(result: Result, weights: str) -> str:
     for one in result.tables:
         parts += table(one, weights)
     parts += _words(result.notes)
+    if len(parts) == 1 or (not result.tables and result.group != "missing"):
+        parts.append("Not measured yet.")
     return "\n\n".join(parts)
 
 
