@@ -68,6 +68,13 @@ IMAGENETTE = {
     "images": "photos/id_imagenette/train",
     "test": "photos/id_imagenette/test",
 }
+STRANGE = [
+    f"photos/{one}"
+    for one in (
+        *("near_tin", "near_imagewoof", "near_caltech101", "far_dtd10", "far_food101_64"),
+        *("far_scenes_intel", "far_eurosat", "far_mnist"),
+    )
+]
 BENCHES = {
     "text": Bench("exact truncated text encoding over open_clip's encode_text", "text:text"),
     "score": Bench(
@@ -95,6 +102,18 @@ BENCHES = {
     "clean": Bench("what vlood clean finds again in a folder spoiled on purpose", "cleaning:clean"),
     "collect": Bench(
         "how many of the images vlood collect gathers are of their label", "collecting:collected"
+    ),
+    "clean-photos": Bench(
+        "what vlood clean finds again among spoiled photographs",
+        "cleaning:clean",
+        "shared",
+        IMAGENETTE | {"strange": STRANGE},
+    ),
+    "collect-photos": Bench(
+        "how many of the photographs vlood collect gathers are of their label",
+        "collecting:collected",
+        "shared",
+        IMAGENETTE | {"strange": STRANGE, "corpus": "models/photo-tiny/vocabulary.txt"},
     ),
     "tables": Bench(
         "every detector of feature space on labelled embeddings (--images FOLDER)",

@@ -58,7 +58,7 @@ def clean(options: argparse.Namespace) -> Iterator[Measured]:
                     workers=settings.workers,
                 )
                 figures.setdefault(name, []).append(found_again(found))
-    where = Path(options.images).name if options.images else "pictograms"
+    where = set_name(options.images)
     shown = f"{where} ({known_images(known):,}), {options.model.rsplit('/', 1)[-1]}"
     means = {
         by: {key: percent(np.nanmean([run[key] for run in runs]), 1) for key in runs[0]}
@@ -78,6 +78,13 @@ def clean(options: argparse.Namespace) -> Iterator[Measured]:
         ((shown, *(means["images"][key] for key in ("duplicates precision", *COPY_KINDS))),),
         bundled=bundled,
     )
+
+
+def set_name(folder: Path | None) -> str:
+    """Return what a table calls a set: its folder's name, above train/ or test/."""
+    if folder is None:
+        return "pictograms"
+    return folder.parent.name if folder.name in ("train", "test") else folder.name
 
 
 def known_images(folder: Path) -> int:

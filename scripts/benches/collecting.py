@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benches.cleaning import world_folders
+from benches.cleaning import set_name, world_folders
 from benches.measuring import Measured, percent
 
 
@@ -40,10 +40,10 @@ def collected(options: argparse.Namespace) -> Iterator[Measured]:
         settings = StreamSettings(64, os.cpu_count() or 1)
         add_images(pool, [*others, *items], backbone, settings, cache=None)
     bank = mine_words(
-        *(read_corpus(options.corpus), classes, Prompting(), MiningSettings(), encoder)
+        *(read_corpus(str(options.corpus)), classes, Prompting(), MiningSettings(), encoder)
     )
     chosen = [bank.terms[row] for row in first_negatives(bank.parts, 1000)]
-    shown = Path(options.images).name if options.images else "pictograms"
+    shown = set_name(options.images)
     rows = []
     for title, rule, rivals in (
         ("none", "none", None),

@@ -7,6 +7,7 @@ import datetime
 import shlex
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from benches import report
@@ -96,7 +97,9 @@ def ran(name: str, bench: Bench, options: argparse.Namespace, *, write: bool) ->
             print("\n" + "\n\n".join(as_markdown(made, present_weights())), flush=True)
             if write:
                 save(one.result, made)
-    except (BenchError, ResultError) as error:
+    except Exception as error:  # the other benches go on
+        if not isinstance(error, BenchError | ResultError):
+            traceback.print_exc()
         print(f"{name}: not measured: {error}", file=sys.stderr, flush=True)
         return False
     print(f"\n{name}: {time.process_time() - begun:.0f} s of this process", flush=True)
