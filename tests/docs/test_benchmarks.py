@@ -246,3 +246,58 @@ def test_what_cannot_run_here_is_said(
     assert not command.ran("embeddings", BENCHES["embeddings"], options, write=False)
     said = "embeddings: not measured: needs the folder of test data: ../shared, or VLOOD_SHARED"
     assert said in capsys.readouterr().err
+
+
+def test_lines_of_other_scripts_become_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benches import scripted
+
+    lines = {
+        "ablate-lapt": [
+            "seed 0: lapt-paper: 0.95 0.99 0.93 25.6",
+            "seed 1: lapt-paper: 0.97 0.99 0.93 26.4",
+            "| method | near AUROC |",
+        ],
+        "follow-contexts": [
+            json.dumps(
+                {"start": "4 random vectors", "shots": 2, "epoch": 20, "train_loss": 0.0481}
+                | {"test_loss": 0.2381, "test_accuracy": 0.916}
+                | {f"far {one}": 0.857 for one in ("mcm", "msp", "gl-mcm")}
+            )
+        ],
+        "measure-cma": [
+            json.dumps(
+                {"way": "flyp", "seed": seed, "id_accuracy": 0.93, "gap": 0.44 + seed / 100}
+                | {"neglabel near auroc": 0.958, "neglabel near fpr95": 0.158}
+                | {"mcm near auroc": 0.728, "cpu_seconds": 22.0, "peak_bytes": 1e9}
+                | {"kept_bytes": 300_000}
+            )
+            for seed in (0, 1)
+        ],
+    }
+    monkeypatch.setattr(scripted, "script", lambda name, *_, folder=None: lines[name])
+    monkeypatch.setattr(scripted, "draw_for_cma", lambda folder: None)
+    options = argparse.Namespace()
+    (lapt,) = next(scripted.world_lapt(options)).rows
+    assert lapt[:2] == ("lapt-paper", {"mean": 96.0, "sd": 1.41})
+    assert lapt[-1] == 26
+    (epoch,) = next(scripted.world_contexts(options)).rows
+    assert epoch == ("4 random vectors", 2, 20, 0.0481, 0.2381, 91.6, 85.7, 85.7, 85.7)
+    (flyp,) = next(scripted.world_cma(options)).rows
+    gap = {"mean": 0.445, "sd": 0.0071}
+    assert flyp == ("flyp", 93.0, 95.8, 15.8, 72.8, gap, 22, 1.0, 0.3)
+
+
+def test_a_bench_finds_its_photographs_below_the_shared_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.setenv("VLOOD_SHARED", str(tmp_path))
+    given = argparse.Namespace(
+        images=None, test=None, strange=[Path("mine")], model="bundled", corpus="bundled"
+    )
+    filled = BENCHES["collect-photos"].filled(given)
+    assert filled.images == tmp_path / "photos/id_imagenette/train"
+    assert filled.model == f"local-dir:{tmp_path / 'models/photo-tiny'}"
+    assert filled.corpus == tmp_path / "models/photo-tiny/vocabulary.txt"
+    assert filled.strange == [Path("mine")], "what the user gave stays"
+    assert BENCHES["text"].filled(given) == given
