@@ -23,6 +23,7 @@ def page(introduction: str, results: Sequence[Result], weights: str) -> str:
         if within:
             parts.append(f"## {title}")
         parts += [section(one, weights) for one in within]
+    parts += lacking(results, weights)
     return "\n\n".join(parts) + "\n"
 
 
@@ -40,10 +41,28 @@ def summary(results: Sequence[Result], weights: str) -> str:
     return "\n".join(lines)
 
 
+def lacking(results: Sequence[Result], weights: str) -> list[str]:
+    """List the sections without figures, and those with figures of earlier weights."""
+    empty = [one for one in results if not one.tables and one.group != "missing"]
+    older = [one for one in results if any(is_older(each, weights) for each in one.tables)]
+    return [
+        f"- **{said}**: {', '.join(link(one) for one in some)}."
+        for said, some in (
+            (f"The bundled model's present weights (`{weights}`), in some tables of", older),
+            ("There are commands, but no figures yet, for", empty),
+        )
+        if some
+    ]
+
+
+def link(result: Result) -> str:
+    return f"[{result.title}](#{anchor(result.title)})"
+
+
 def contents(results: Sequence[Result]) -> str:
     lines = []
     for group, title in GROUPS.items():
-        within = [f"[{one.title}](#{anchor(one.title)})" for one in results if one.group == group]
+        within = [link(one) for one in results if one.group == group]
         if within:
             lines.append(f"- **{title}**: {', '.join(within)}")
     return "\n".join(lines)

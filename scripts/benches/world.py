@@ -167,7 +167,7 @@ def world_layers(options: argparse.Namespace) -> Iterator[Measured]:
             measured(folder, title, "--detector", made)
     yield Measured(
         *("world-layers", "layers"),
-        ("detector", ("near", 1), ("far", 1)),
+        ("detector", ("near AUROC", 1), ("far AUROC", 1)),
         tuple(rows),
         commands=(
             DRAWN.replace("SEED", "0"),

@@ -301,3 +301,12 @@ def test_a_bench_finds_its_photographs_below_the_shared_folder(
     assert filled.corpus == tmp_path / "models/photo-tiny/vocabulary.txt"
     assert filled.strange == [Path("mine")], "what the user gave stays"
     assert BENCHES["text"].filled(given) == given
+
+
+def test_what_is_of_earlier_weights_or_not_measured_is_listed() -> None:
+    empty = Result("empty", "Nothing yet", "speed", 2)
+    said = "\n".join(rendering.lacking([RESULT, empty], "bbbb"))
+    assert "present weights (`bbbb`), in some tables of**: [A title](#a-title)." in said
+    assert "no figures yet, for**: [Nothing yet](#nothing-yet)." in said
+    assert rendering.lacking([RESULT], "aaaa") == []
+    assert "Not measured yet." in rendering.section(empty, "aaaa")
