@@ -42,13 +42,13 @@ def sets(near: Sequence[str] = tuple(NEAR), far: Sequence[str] = tuple(FAR)) -> 
 
 def photos(options: argparse.Namespace) -> Iterator[Measured]:
     """Methods that train nothing, and NegLabel with negatives mined from ImageNet-21k's words."""
-    yield _measured("photos", "methods", ("--method", "energy,neglabel,gl-mcm,mcm"), "detector")
+    yield _measured("photos", "methods", ("--method", "energy,neglabel,gl-mcm,mcm"), "name")
 
 
 def photos_images(options: argparse.Namespace) -> Iterator[Measured]:
     """Detectors that learn from embeddings of 100 training images a class."""
     asked = ("--method", FROM_IMAGES, *TRAIN)
-    yield _measured("photos-images", "methods", asked, "detector")
+    yield _measured("photos-images", "methods", asked, "name")
 
 
 def photos_prompts(options: argparse.Namespace) -> Iterator[Measured]:
@@ -60,14 +60,14 @@ def photos_prompts(options: argparse.Namespace) -> Iterator[Measured]:
     ):
         methods = "mcm,gl-mcm,coop,locoop" if not settings else "coop,locoop"
         asked = ("--method", methods, *TRAIN, "--shots", "8", "--seeds", "1,2,3", *settings)
-        yield _measured("photos-prompts", name, asked, "method", caption=(f"Start: {name}.",))
+        yield _measured("photos-prompts", name, asked, "name", caption=(f"Start: {name}.",))
 
 
 def photos_local_prompt(options: argparse.Namespace) -> Iterator[Measured]:
     """Local-Prompt with the published settings by shots, two near and two far sets."""
     asked = ("--method", "local-prompt,mcm,gl-mcm", *TRAIN, "--shots", "1,2,4,8,16")
     yield _measured(
-        *("photos-local-prompt", "methods", (*asked, "--seeds", "1,2,3"), "method", "shots"),
+        *("photos-local-prompt", "methods", (*asked, "--seeds", "1,2,3"), "name", "shots"),
         some=sets(("imagewoof", "caltech101"), ("dtd10", "food101")),
     )
 
@@ -83,7 +83,9 @@ def _measured(
     arguments = (*asked, *MODEL, *(some or sets()))
     with tempfile.TemporaryDirectory() as scratch:
         link_shared(Path(scratch))
-        found = by_group(evaluated(Path(scratch), *arguments), *names)
+        rows = evaluated(Path(scratch), *arguments)
+    named = [{**row, "name": row["detector"].partition(f" {row['shots']}-shot")[0]} for row in rows]
+    found = by_group(named, *names)
     rows: list[tuple[Any, ...]] = [
         (*(0 if part is None else part for part in key), *cells(runs))
         for key, runs in found.items()

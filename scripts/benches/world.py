@@ -92,7 +92,12 @@ def _by_shots(result: str, methods: str, shots: str, settings: Sequence[str]) ->
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         world_folder(folder, 0)
-        found = by_group(evaluated(folder, *arguments), "method", "shots")
+        rows = evaluated(folder, *arguments)
+        # What is trained scores by another method: its name is in front of the shots.
+        named = [
+            {**row, "name": row["detector"].partition(f" {row['shots']}-shot")[0]} for row in rows
+        ]
+        found = by_group(named, "name", "shots")
     return Measured(
         *(result, "shots"),
         ("method", "shots", *HEADINGS),
