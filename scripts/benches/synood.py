@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
+from benches.measuring import Measured, percent
 
 SEEDS = (0, 1, 2)
 A_CLASS = 50
@@ -29,7 +32,7 @@ VARIANTS: dict[str, dict[str, str]] = {
 }
 
 
-def bench_synood(options: argparse.Namespace) -> None:
+def synood(options: argparse.Namespace) -> Iterator[Measured]:
     from vlood.backbone.load import load_backbone
 
     backbone = load_backbone("bundled", device=options.device, precision="fp32")
@@ -38,12 +41,20 @@ def bench_synood(options: argparse.Namespace) -> None:
         for name, figures in of_seed(backbone, options.count or A_CLASS, seed):
             runs.setdefault(name, []).append(figures)
             print(f"seed {seed}: {name}: {' '.join(f'{one:.4f}' for one in figures)}", flush=True)
-    print("| method | near, shown | near, not shown | far | ID accuracy | s of CPU |")
-    print("|---|---|---|---|---|---|")
-    for name, rows in runs.items():
-        mean, spread = np.mean(rows, axis=0), np.std(rows, axis=0, ddof=1)
-        cells = [f"{100 * m:.1f} ± {100 * s:.1f}" for m, s in zip(mean[:4], spread, strict=False)]
-        print(f"| {name} | {' | '.join(cells)} | {mean[4]:.1f} |")
+    rows = []
+    for name, figures in runs.items():
+        mean, spread = np.mean(figures, axis=0), np.std(figures, axis=0, ddof=1)
+        cells = [
+            {"mean": percent(m), "sd": percent(s)} for m, s in zip(mean[:4], spread, strict=False)
+        ]
+        rows.append((name, *cells, round(float(mean[4]), 1) if mean[4] else None))
+    headings = ("near, shown", "near, not shown", "far", "ID accuracy")
+    yield Measured(
+        *("world-synood", "variants"),
+        ("method", *((one, 1) for one in headings), "s of CPU"),
+        tuple(rows),
+        bundled=True,
+    )
 
 
 def of_seed(backbone: Any, count: int, seed: int) -> Any:
