@@ -117,6 +117,9 @@ def test_knn_is_the_distance_to_the_kth_neighbour() -> None:
 
 def test_knn_keeps_a_share_of_each_class() -> None:
     one = fit("knn", share=0.25)
+    same, other = fit("knn", share=0.25), fit("knn", share=0.25, seed=1)
+    np.testing.assert_array_equal(same.tensors["bank"], one.tensors["bank"])
+    assert not np.array_equal(other.tensors["bank"], one.tensors["bank"])
     np.testing.assert_array_equal(np.bincount(one.tensors["bank_labels"]), [3] * K)
     assert one.settings.k == 3
     assert fit("knn").settings.k == 10
