@@ -159,6 +159,12 @@ def test_mahalanobis_distances(shrinkage: float) -> None:
     plain = score(fit("mahalanobis", **how))
     np.testing.assert_allclose(plain, -to_class.min(axis=1), rtol=1e-5)
     relative = score(fit("relative-mahalanobis", **how))
+    # The label and its confidence are those of Gaussian classes of one covariance.
+    weights = np.exp(-(to_class - to_class.min(axis=1, keepdims=True)) / 2)
+    for method in GAUSSIAN:
+        said = registry.score(fit(method, **how), KNOWN)
+        np.testing.assert_array_equal(said.label, to_class.argmin(axis=1))
+        np.testing.assert_allclose(said.confidence, 1 / weights.sum(axis=1), rtol=1e-4)
     expected = -(to_class - to_all[:, None]).min(axis=1)
     np.testing.assert_allclose(relative, expected, rtol=1e-5, atol=1e-4)
 
