@@ -81,6 +81,9 @@ def test_knn_is_the_distance_to_the_kth_neighbour() -> None:
 
 def test_knn_keeps_a_share_of_each_class() -> None:
     one = fit("knn", share=0.25)
+    same, other = fit("knn", share=0.25), fit("knn", share=0.25, seed=1)
+    np.testing.assert_array_equal(same.tensors["bank"], one.tensors["bank"])
+    assert not np.array_equal(other.tensors["bank"], one.tensors["bank"])
     np.testing.assert_array_equal(np.bincount(one.tensors["bank_labels"]), [3] * K)
     assert one.settings.k == 3
     assert fit("knn").settings.k == 10
@@ -97,10 +100,10 @@ def plain_distance(rows: Array, means: Array, covariance: Array) -> Array:
     return np.einsum("nkd,de,nke->nk", apart, inverse, apart)
 
 
-def mahalanobis_parts(shrinkage: float) -> tuple[Array, Array]:
+def mahalanobis_parts(shrinkage: float, images: ImageFeatures = KNOWN) -> tuple[Array, Array]:
     """The plain distances to classes [n, K] and to all images [n]."""
     bank = unit(TRAINING.raw).astype(np.float64)
-    rows = unit(KNOWN.raw).astype(np.float64)
+    rows = unit(images.raw).astype(np.float64)
     means = np.stack([bank[TRAINING.labels == label].mean(0) for label in range(K)])
 
     def shrunk(covariance: Array) -> Array:
@@ -111,6 +114,20 @@ def mahalanobis_parts(shrinkage: float) -> tuple[Array, Array]:
     total = shrunk(scatter(bank, bank.mean(0)) / (len(bank) - 1))
     to_all = plain_distance(rows, bank.mean(0)[None], total)[:, 0]
     return plain_distance(rows, means, within), to_all
+
+
+@pytest.mark.parametrize("method", GAUSSIAN)
+def test_labels_are_those_of_gaussian_classes_of_one_covariance(method: str) -> None:
+    # From one class's mean to another's, where neither is sure.
+    first, second = (TRAINING.raw[TRAINING.labels == label].mean(0) for label in (0, 1))
+    steps = np.linspace(0, 1, 201, dtype=np.float32)[:, None]
+    between = ImageFeatures(steps * first + (1 - steps) * second)
+    halves = -mahalanobis_parts(0.3, between)[0] / 2
+    weights = np.exp(halves - halves.max(axis=1, keepdims=True))
+    said = registry.score(fit(method, shrinkage=0.3), between)
+    np.testing.assert_array_equal(said.label, halves.argmax(axis=1))
+    assert said.confidence.min() < 0.8
+    np.testing.assert_allclose(said.confidence, 1 / weights.sum(axis=1), rtol=1e-3)
 
 
 @pytest.mark.parametrize("shrinkage", [0.0, 0.3, 1.0])

@@ -134,3 +134,36 @@ def test_bad_input_is_refused() -> None:
     good.tensors["local_features"][1] *= 2
     with pytest.raises(UsageError, match="local_features must have rows of length 1"):
         local_prompt.check(good)
+
+
+@pytest.mark.parametrize("weight", [0.5, 2.0])
+def test_a_neglabel_term_is_added_with_its_weight(weight: float) -> None:
+    one, words = detector(neglabel=weight, top_k=4), unit(normal(6, D, seed=8))
+    bank = unit(normal(C, D, seed=9))
+    extra = {
+        "bank_class_features": bank,
+        "negative_features": words,
+        "group_sizes": np.array([4, 2]),
+    }
+    with_words = Detector(
+        one.method, one.settings, one.class_names, {**one.tensors, **extra}, SCALE
+    )
+    image = unit(IMAGES.raw).astype(np.float64)
+    known = np.exp(SCALE * image @ bank.T).sum(axis=1)
+    others = np.exp(SCALE * image @ words.T)
+    groups = [others[:, :4].sum(axis=1), others[:, 4:].sum(axis=1)]
+    mass = np.mean([known / (known + group) for group in groups], axis=0)
+    expected = plain(one, 4, 1.0)[0] + weight * mass
+    found = local_prompt.score(with_words, IMAGES)
+    np.testing.assert_allclose(found.score, expected, rtol=1e-4)
+    # Without words, or without a weight, it is the plain score.
+    np.testing.assert_allclose(
+        local_prompt.score(one, IMAGES).score, plain(one, 4, 1.0)[0], rtol=1e-5
+    )
+    zero = Detector(
+        "local-prompt", detector(top_k=4).settings, one.class_names, with_words.tensors, SCALE
+    )
+    np.testing.assert_allclose(
+        local_prompt.score(zero, IMAGES).score, plain(one, 4, 1.0)[0], rtol=1e-5
+    )
+    np.testing.assert_array_equal(found.label, local_prompt.score(one, IMAGES).label)

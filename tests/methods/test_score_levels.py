@@ -7,7 +7,13 @@ import pytest
 from scipy.stats import rankdata
 
 from vlood.errors import UsageError
-from vlood.methods.score_levels import isotonic_curve, levels_at, platt_curve, rank_curve
+from vlood.methods.score_levels import (
+    isotonic_curve,
+    levels_at,
+    platt_curve,
+    rank_curve,
+    tail_width,
+)
 
 RNG = np.random.default_rng(5)
 KNOWN = RNG.normal(3, 2, 200)
@@ -66,3 +72,11 @@ def test_scores_that_say_nothing_are_refused() -> None:
             make(np.ones(3), np.ones(3))
     with pytest.raises(UsageError, match="same score"):
         rank_curve(np.ones(5))
+
+
+def test_a_tail_halves_within_the_quartiles_or_between_the_ends() -> None:
+    levels = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
+    assert tail_width(np.array([0.0, 2.0, 3.0, 7.0, 20.0]), levels) == 5.0
+    assert tail_width(np.array([0.0, 2.0, 2.0, 2.0, 20.0]), levels) == 20.0
+    # Between two points the quartiles lie on the line.
+    assert tail_width(np.array([0.0, 8.0]), np.array([0.0, 1.0])) == 4.0
