@@ -64,6 +64,7 @@ MADE_BY = {
         "vlood calibrate my-detector --id known-good/",
     ),
     "bank": ("vlood mine --classes classes.txt -o bank",),
+    "report": (f"vlood eval {REST['eval']}",),
 }
 CODES = {"--fail-on-ood": 4}
 
@@ -97,7 +98,7 @@ class Stage:
         words = _words(text)
         here = self.runs / f"{len(self.done):03d}"
         here.mkdir(parents=True)
-        made = set(_made(words)) - (set(words) if {"--resume", "--append"} & set(words) else set())
+        made = set(_made(words)) - ({"report"} if "--append" in words else set())
         for name in _named(words):
             if name not in made and not (here / name).exists():
                 wrong = self._make(name)
