@@ -38,6 +38,7 @@ EXAMPLES = documented.documented()
 NOT_RUN = {
     "scripts/": "these are the repository's own scripts",
     "duckdb": "another program",
+    "pip install": "installs the package",
     "--device cuda": "no GPU",
     "--synthesize": "needs a text-to-image pipeline: tests/e2e/test_collect.py has a tiny one",
     "wordnet:download": "needs the network",
@@ -55,7 +56,7 @@ NOT_RUN = {
 
 # What stands for `...`, and what takes more than the line itself to make.
 REST = {
-    "eval": "--classes classes.txt --id test/ --ood strange/ -o report",
+    "eval": "--classes classes.txt --id test/ --ood strange/",
     "tune": "--classes classes.txt --train train/ -o made",
 }
 MADE_BY = {
@@ -64,7 +65,7 @@ MADE_BY = {
         "vlood calibrate my-detector --id known-good/",
     ),
     "bank": ("vlood mine --classes classes.txt -o bank",),
-    "report": (f"vlood eval {REST['eval']}",),
+    "report": (f"vlood eval {REST['eval']} -o report",),
 }
 CODES = {"--fail-on-ood": 4}
 
@@ -188,6 +189,8 @@ class Stage:
             # All texts are alike to a model that has learned nothing.
             added += ["--leaks", "exact"]
         methods = words[0] if name == "tune" else _after(words, "--method")
+        if "--append" in has and "-o" not in has:
+            added += ["-o", "report"]
         if name == "pick" and not methods:
             added += ["--method", "mcm,energy,knn"]
         negatives = re.search("neglabel|adaneg|lapt|synood|cma|all", methods)
@@ -226,7 +229,7 @@ def _named(words: list[str]) -> Iterator[str]:
     """Yield every name that might be a thing on the disk."""
     if "..." in words:
         command = [after for word, after in pairwise(words) if word == "vlood"][-1]
-        words = [*words, *REST[command].split()]
+        words = [*words, *REST[command].split(), *(["report"] if "--append" in words else [])]
     for word in words:
         word = "photos" if word == "." else re.sub(r"^(near|far):", "", word)
         for part in re.split(r"[=,:]", word):
