@@ -189,6 +189,8 @@ class Stage:
             # All texts are alike to a model that has learned nothing.
             added += ["--leaks", "exact"]
         methods = words[0] if name == "tune" else _after(words, "--method")
+        if "--strict" in has:
+            added += ["--per-label", "2"]
         if "--append" in has and "-o" not in has:
             added += ["-o", "report"]
         if name == "pick" and not methods:
@@ -256,7 +258,7 @@ def _copy(source: Path, target: Path) -> None:
     elif source.is_dir():
         shutil.copytree(source, target)
     else:
-        shutil.copy(source, target)
+        shutil.copy2(source, target)
 
 
 @pytest.fixture(scope="module")
