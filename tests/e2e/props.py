@@ -77,6 +77,7 @@ def _write_lists(folder: Path) -> None:
         "all.txt": "".join(
             f"{folder}/photos/{name}/{number}.jpg\n" for name in CLASSES for number in range(3)
         ),
+        "part-00.txt": f"{folder}/photos/cat/0.jpg\n",
         **dict.fromkeys(("selected.txt", "selected_neg_labels_in1k_10k.txt"), WORDS),
     }
     for name, text in texts.items():

@@ -65,6 +65,7 @@ MADE_BY = {
         "vlood calibrate my-detector --id known-good/",
     ),
     "bank": ("vlood mine --classes classes.txt -o bank",),
+    "photos-1.store": ("vlood embed all.txt -o photos-1.store",),
     "report": (f"vlood eval {REST['eval']} -o report",),
 }
 CODES = {"--fail-on-ood": 4}
@@ -184,7 +185,8 @@ class Stage:
         if "--model" in takes and not (has & without) and not own:
             added += ["--model", self.tiny]
         if name == "mine" and "--corpus" not in has:
-            added += ["--corpus", str(self.props / "words.txt")]
+            corpus = f"wordnet:{self.props / 'dict'}" if "--all-lemmas" in has else None
+            added += ["--corpus", corpus or str(self.props / "words.txt")]
         if name == "mine" and "--leaks" not in has:
             # All texts are alike to a model that has learned nothing.
             added += ["--leaks", "exact"]
