@@ -135,7 +135,9 @@ class Stage:
         makers = MADE_BY.get(name) or [
             each.text
             for each in EXAMPLES
-            if name in _made(_words(each.text)) and _reason(each.text) is None
+            if name in _made(_words(each.text))
+            and "--dry-run" not in each.text
+            and _reason(each.text) is None
         ]
         for text in makers[: None if name in MADE_BY else 1]:
             wrong = self.run(text)
