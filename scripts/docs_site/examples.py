@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _BLOCK = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 # In prose: a whole command, without what stands for something else.
 _INLINE = re.compile(r"`(vlood [a-z][^`]* --?[a-z][^`]* [^`-][^`]*)`")
-_PLACEHOLDER = re.compile(r"\b[A-Z]{2,}\b|\.\.\.")
+_PLACEHOLDER = re.compile(r"\b[A-Z]{2,}\b|\.\.\.|a,b,c")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -52,6 +53,7 @@ def write_props(folder: Path, tiny: str, write_wordnet: Callable[[Path], Path]) 
     (folder / "my-clip").symlink_to(tiny.removeprefix("local-dir:"))
     write_wordnet(folder / "dict")
     (folder / "last").touch()
+    os.utime(folder / "last", (0, 0))  # every picture is newer
     (folder / "data").mkdir()
     (folder / ".zfunc").mkdir()
     (folder / ".config/fish/completions").mkdir(parents=True)
@@ -71,8 +73,11 @@ def _write_lists(folder: Path) -> None:
         "my-words.txt": WORDS,
         "words.txt": WORDS,
         "contexts.txt": "grass\nsnow\n",
-        "list.txt": "photos/cat/0.jpg\nphotos/dog/0.jpg\n",
-        "all.txt": "".join(f"photos/{name}/{n}.jpg\n" for name in CLASSES for n in range(3)),
+        "list.txt": f"{folder}/photos/cat/0.jpg\n{folder}/photos/dog/0.jpg\n",
+        "all.txt": "".join(
+            f"{folder}/photos/{name}/{number}.jpg\n" for name in CLASSES for number in range(3)
+        ),
+        "part-00.txt": f"{folder}/photos/cat/0.jpg\n",
         **dict.fromkeys(("selected.txt", "selected_neg_labels_in1k_10k.txt"), WORDS),
     }
     for name, text in texts.items():
