@@ -121,7 +121,8 @@ class Stage:
         if done.returncode not in (wanted, 0):
             return f"{text}\nends with exit code {done.returncode}: {done.stderr[-1500:]}"
         for name in _made(words):
-            if (here / name).exists() and not (self.props / name).exists():
+            kept = text in MADE_BY.get(name, (text,)) and not (self.props / name).exists()
+            if kept and (here / name).exists():
                 shutil.move(here / name, self.props / name)
         if words[:2] == ["vlood", "calibrate"]:
             shutil.rmtree(self.props / words[2])
