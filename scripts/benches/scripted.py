@@ -26,6 +26,7 @@ CMA_ON_PHOTOS = (
     *("zero-shot", "flyp lora: lambda_value=0", "cma lora:"),
     "cma full: tune=full learning_rate=1e-4",
 )
+CMA_SHIFTS = ("fog:4", "gaussian-noise:4", "motion-blur:4")
 CMA_COLUMNS = (
     *(("ID accuracy", 1), ("NegLabel AUROC", 1), ("FPR95", 1), ("MCM AUROC", 1), ("gap", 3)),
     *("CPU s", "memory, GB", "kept, MB"),
@@ -98,15 +99,17 @@ def world_contexts(options: argparse.Namespace) -> Iterator[Measured]:
 
 
 def world_cma(options: argparse.Namespace) -> Iterator[Measured]:
-    """CMA and FLYP on the pictogram world, three seeds."""
-    with tempfile.TemporaryDirectory() as scratch:
-        draw_for_cma(Path(scratch) / "world")
-        yield _ways(
-            *("world-cma", "ways", Path(scratch), CMA_WAYS, "near"),
-            *("--classes", "world", "--train", "world/id/train", "--id", "world/id/test"),
-            *("--ood", "world/near", "--limit", "480"),
-            bundled=True,
-        )
+    """CMA and FLYP on the pictogram world, three seeds: as the model knows it, and degraded."""
+    for shift in (None, *CMA_SHIFTS):
+        with tempfile.TemporaryDirectory() as scratch:
+            draw_for_cma(Path(scratch) / "world", shift)
+            yield _ways(
+                *("world-cma", "ways" if shift is None else shift.partition(":")[0]),
+                *(Path(scratch), CMA_WAYS, "near"),
+                *("--classes", "world", "--train", "world/id/train", "--id", "world/id/test"),
+                *("--ood", "world/near", "--limit", "480"),
+                bundled=True,
+            )
 
 
 def photos_cma(options: argparse.Namespace) -> Iterator[Measured]:
@@ -122,17 +125,26 @@ def photos_cma(options: argparse.Namespace) -> Iterator[Measured]:
             )
 
 
-def draw_for_cma(folder: Path) -> None:
-    """Draw 40 pictures of each class to train, as many to test, and 20 of each near name."""
+def draw_for_cma(folder: Path, shift: str | None = None) -> None:
+    """Draw 40 pictures of each class to train, as many to test, and 20 of each near name.
+
+    With a shift every picture is degraded by it, those of training too: a place that the model
+    does not know.
+    """
     from itertools import chain
 
     from vlood.images import world
+    from vlood.images.shifts import parse_shift, shifted
 
     pictures = (world.id_images("train", 40), world.id_images("test", 40), world.near_images(20))
-    for one in chain(*pictures):
+    worse = None if shift is None else parse_shift(shift)
+    for number, one in enumerate(chain(*pictures)):
         path = folder / one.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        one.image.save(path)
+        image = one.image
+        if worse is not None:
+            image = shifted(image, worse.name, worse.severity, number)
+        image.save(path)
 
 
 def _ways(

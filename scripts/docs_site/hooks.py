@@ -24,7 +24,7 @@ from docs_site import commands, methods, python_api, topics  # noqa: E402
 
 # Pages of the repository that are pages of the site too.
 COPIED = {"benchmarks.md": "BENCHMARKS.md", "changelog.md": "CHANGELOG.md"}
-COPIED |= {"contributing.md": "CONTRIBUTING.md"}
+COPIED |= {"contributing.md": "CONTRIBUTING.md", "mutants.md": "tests/MUTANTS.md"}
 APART = ("faq", "glossary")
 
 

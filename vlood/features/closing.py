@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import TypeVar
 
 Own = TypeVar("Own", bound="ClosedAtExit")
 
 
-class ClosedAtExit:
+class ClosedAtExit(ABC):
     """Something whose :meth:`close` is called at the end of a block, whatever ends it."""
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of the files."""
-        raise NotImplementedError
 
     def __enter__(self: Own) -> Own:
         return self

@@ -91,7 +91,7 @@ READERS: dict[str, Callable[[Path], Raw]] = {
 
 
 def load_npy(path: Path) -> NDArray[Any]:
-    """Read one array.
+    """Read one array, of whatever shape, such as [N, D].
 
     Raises:
         UsageError: the file is absent, damaged, no ``.npy``, or holds Python objects.

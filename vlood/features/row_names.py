@@ -69,7 +69,11 @@ def texts(path: Path, what: str, values: Any) -> list[str]:
 
 
 def optional_texts(path: Path, what: str, values: Any) -> list[str | None]:
-    """Return one text a row, None where a row has none; see :func:`texts`."""
+    """Return one text a row, None where a row has none; see :func:`texts`.
+
+    Raises:
+        UsageError: naming ``what``: there is not one a row.
+    """
     if isinstance(values, np.ndarray):
         if values.ndim != 1 or values.dtype.kind not in "iuSUf":
             raise UsageError(

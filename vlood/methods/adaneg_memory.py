@@ -77,7 +77,14 @@ def assign(
     is_id: NDArray[np.bool_],
     is_ood: NDArray[np.bool_],
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-    """Return row, entropy and index of every confident image, those of the classes first."""
+    """Return row, entropy and index [M] each of confident images, those of the classes first.
+
+    Args:
+        logits: of B images [B, count + negatives].
+        count: of the classes.
+        is_id: bool [B], surely of a class.
+        is_ood: bool [B], surely of none.
+    """
     id_images, ood_images = np.flatnonzero(is_id), np.flatnonzero(is_ood)
     id_logits, ood_logits = logits[id_images, :count], logits[ood_images, count:]
     rows = np.concatenate([id_logits.argmax(axis=1), ood_logits.argmax(axis=1) + count])
