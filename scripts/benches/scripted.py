@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,10 +27,16 @@ CMA_ON_PHOTOS = (
     *("zero-shot", "flyp lora: lambda_value=0", "cma lora:"),
     "cma full: tune=full learning_rate=1e-4",
 )
+CMA_SHORT = (CMA_WAYS[0], CMA_WAYS[1], CMA_WAYS[3])
 CMA_SHIFTS = ("fog:4", "gaussian-noise:4", "motion-blur:4")
 CMA_COLUMNS = (
-    *(("ID accuracy", 1), ("NegLabel AUROC", 1), ("FPR95", 1), ("MCM AUROC", 1), ("gap", 3)),
+    *(("ID accuracy", 1), ("NegLabel AUROC", 2), ("FPR95", 1), ("MCM AUROC", 1), ("gap", 3)),
     *("CPU s", "memory, GB", "kept, MB"),
+)
+# Differences over the same shots and starts, with Student's 95 % interval.
+CMA_GAINS = (
+    *(("accuracy over zero-shot", 1), ("AUROC over zero-shot", 2), ("AUROC over FLYP", 2)),
+    ("gap over zero-shot", 3),
 )
 
 
@@ -105,10 +112,11 @@ def world_cma(options: argparse.Namespace) -> Iterator[Measured]:
             draw_for_cma(Path(scratch) / "world", shift)
             yield _ways(
                 *("world-cma", "ways" if shift is None else shift.partition(":")[0]),
-                *(Path(scratch), CMA_WAYS, "near"),
+                *(Path(scratch), CMA_WAYS if shift is None else CMA_SHORT, "near"),
                 *("--classes", "world", "--train", "world/id/train", "--id", "world/id/test"),
                 *("--ood", "world/near", "--limit", "480"),
                 bundled=True,
+                caption=None if shift is None else f"Every picture, of training too, with {shift}.",
             )
 
 
@@ -155,6 +163,7 @@ def _ways(
     near: str,
     *arguments: str,
     bundled: bool = False,
+    caption: str | None = None,
 ) -> Measured:
     asked = (*arguments, "--shots", "16", "--seeds", "0,1,2")
     given = [part for way in ways for part in ("--way", way)]
@@ -178,13 +187,42 @@ def _ways(
             round(sum(one["cpu_seconds"] for one in some) / len(some)),
             round(max(one["peak_bytes"] for one in some) / 1e9, 2),
             round(some[0]["kept_bytes"] / 1e6, 1) or None,
+            *(
+                _gain(some, runs[base], key, factor, digits)
+                for base, key, factor, digits in (
+                    (ways[0], "id_accuracy", 100, 2),
+                    (ways[0], f"neglabel {near} auroc", 100, 2),
+                    (ways[1].partition(":")[0], f"neglabel {near} auroc", 100, 2),
+                    (ways[0], "gap", 1, 4),
+                )
+            ),
         )
         for way, some in runs.items()
     ]
     return Measured(
         *(result, name),
-        ("way", *CMA_COLUMNS),
+        ("way", *CMA_COLUMNS, *CMA_GAINS),
         tuple(rows),
         commands=(f"{shlex.join(('scripts/measure-cma', *asked))} \\", f"    {shlex.join(given)}"),
         bundled=bundled,
+        caption=() if caption is None else (caption,),
     )
+
+
+def _gain(
+    some: list[dict[str, float]],
+    base: list[dict[str, float]],
+    key: str,
+    factor: float,
+    digits: int,
+) -> dict[str, float] | None:
+    """Return the mean of paired differences and its interval, or None over itself."""
+    from scipy.stats import t
+
+    if some is base or some[0]["way"] == "zero-shot":
+        return None
+    gains = [factor * (one[key] - other[key]) for one, other in zip(some, base, strict=True)]
+    mean, deviation = statistics.fmean(gains), statistics.stdev(gains)
+    half = float(t.ppf(0.975, len(gains) - 1)) * deviation / len(gains) ** 0.5
+    shown = {"mean": mean, "low": mean - half, "high": mean + half}
+    return {name: round(value, digits) for name, value in shown.items()}

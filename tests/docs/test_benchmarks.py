@@ -266,25 +266,38 @@ def test_lines_of_other_scripts_become_tables(monkeypatch: pytest.MonkeyPatch) -
         ],
         "measure-cma": [
             json.dumps(
-                {"way": "flyp", "seed": seed, "id_accuracy": 0.93, "gap": 0.44 + seed / 100}
-                | {"neglabel near auroc": 0.958, "neglabel near fpr95": 0.158}
+                {"way": way, "seed": seed, "id_accuracy": accuracy, "gap": 0.44 + seed / 100}
+                | {"neglabel near auroc": 0.958 + gain * seed, "neglabel near fpr95": 0.158}
                 | {"mcm near auroc": 0.728, "cpu_seconds": 22.0, "peak_bytes": 1e9}
                 | {"kept_bytes": 300_000}
+            )
+            for way, accuracy, gain in (
+                ("zero-shot", 0.9, 0),
+                ("flyp", 0.93, 0),
+                ("cma", 0.94, 0.01),
             )
             for seed in (0, 1)
         ],
     }
     monkeypatch.setattr(scripted, "script", lambda name, *_, folder=None: lines[name])
-    monkeypatch.setattr(scripted, "draw_for_cma", lambda folder: None)
+    monkeypatch.setattr(scripted, "draw_for_cma", lambda folder, shift: None)
     options = argparse.Namespace()
     (lapt,) = next(scripted.world_lapt(options)).rows
     assert lapt[:2] == ("lapt-paper", {"mean": 96.0, "sd": 1.41})
     assert lapt[-1] == 26
     (epoch,) = next(scripted.world_contexts(options)).rows
     assert epoch == ("4 random vectors", 2, 20, 0.0481, 0.2381, 91.6, 85.7, 85.7, 85.7)
-    (flyp,) = next(scripted.world_cma(options)).rows
+    plain, *shifted = scripted.world_cma(options)
+    zero_shot, flyp, cma = plain.rows
     gap = {"mean": 0.445, "sd": 0.0071}
-    assert flyp == ("flyp", 93.0, 95.8, 15.8, 72.8, gap, 22, 1.0, 0.3)
+    assert flyp[:9] == ("flyp", 93.0, 95.8, 15.8, 72.8, gap, 22, 1.0, 0.3)
+    assert zero_shot[9:] == (None,) * 4
+    accuracy, over_zero_shot, over_flyp, gap_over = cma[9:]
+    assert accuracy == {"mean": 4.0, "low": 4.0, "high": 4.0}
+    # Differences of 0 and 1 point: their mean, and 12.7 standard errors of 0.5.
+    assert over_zero_shot == over_flyp == {"mean": 0.5, "low": -5.85, "high": 6.85}
+    assert gap_over["mean"] == 0
+    assert [one.name for one in shifted] == ["fog", "gaussian-noise", "motion-blur"]
 
 
 def test_a_bench_finds_its_photographs_below_the_shared_folder(
